@@ -1,0 +1,66 @@
+"""What every command shares: results on standard output in the format asked for, everything else on standard error."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+Row = Mapping[str, Any]
+
+
+def output_format(*formats: str) -> Callable[[F], F]:
+    """The option --format, first choice as default."""
+    return click.option(
+        "--format", "format", type=click.Choice(formats), default=formats[0], show_default=True, help="Of the result."
+    )
+
+
+def emit(result: Row | Iterable[Row], format: str) -> None:
+    """Print a result: one object, or rows.
+
+    `json` is one document, `jsonl` a line for each row as it comes, `csv` and `table` the scalar fields of the rows.
+    """
+    if format == "json":
+        click.echo(json.dumps(result if isinstance(result, Mapping) else list(result), indent=2))
+    elif format == "jsonl":
+        for row in _rows(result):
+            click.echo(json.dumps(row))
+    elif format == "csv":
+        rows = [_scalars(row) for row in _rows(result)]
+        writer = csv.DictWriter(sys.stdout, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        click.echo(table([_scalars(row) for row in _rows(result)]))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows as aligned columns under their keys."""
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [header, *([_cell(row.get(key)) for key in header] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in cells)
+
+
+def _rows(result: Row | Iterable[Row]) -> Iterable[Row]:
+    return [result] if isinstance(result, Mapping) else result
+
+
+def _scalars(row: Row) -> dict[str, Any]:
+    """A row without its nested fields, an error as one text."""
+    flat = {key: value for key, value in row.items() if not isinstance(value, (Mapping, list))}
+    if isinstance(error := row.get("error"), Mapping):
+        flat["error"] = f"{error['type']}: {error['message']}"
+    return flat
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,96 @@
+"""A folder of labelled radiographs in the Kaggle layout; shared by training, calibration and verification.
+
+`DATA` is `{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg`, or one split of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.runtime.errors import DataError, ImageError
+from cxr_edge.runtime.image import find_images
+from cxr_edge.runtime.preprocess import read_inputs
+
+CLASSES = ("NORMAL", "PNEUMONIA")
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image file and its class: 0 normal, 1 pneumonia."""
+
+    path: Path
+    label: int
+
+
+def read_dataset(data: Path, splits: Collection[str] = SPLITS) -> list[LabelledImage]:
+    """List the images of a data set, sorted by split, class and name.
+
+    Parameters
+    ----------
+    data
+        The data set, or one split of it.
+    splits
+        Which splits to take where `data` has several; those it lacks are passed over.
+
+    Raises
+    ------
+    DataError
+        If the layout is wrong or a class is empty.
+    """
+    folders = [data] if _is_split(data) else [data / split for split in SPLITS if split in splits]
+    folders = [folder for folder in folders if _is_split(folder)]
+    if not folders:
+        raise DataError(
+            f"{data}: no radiographs in the Kaggle layout; expected {data}/train/NORMAL/*.jpeg and "
+            f"{data}/train/PNEUMONIA/*.jpeg (or the two class folders themselves)"
+        )
+    images = []
+    for folder in folders:
+        for label, name in enumerate(CLASSES):
+            found = find_images(folder / name)
+            if not found:
+                raise DataError(f"{folder / name}: no image files; both classes need radiographs")
+            images += [LabelledImage(path, label) for path in found]
+    return images
+
+
+def read_pixels(images: Iterable[LabelledImage], height: int = 224, width: int = 224) -> npt.NDArray[np.uint8]:
+    """Decode and preprocess a data set: (N, height, width, 1) uint8 in [0, 255].
+
+    Raises
+    ------
+    DataError
+        If any file cannot be read; it names the first ones.
+    """
+    images = list(images)
+    pixels = np.empty((len(images), height, width, 1), np.uint8)
+    broken = []
+    for row, entry in enumerate(read_inputs([image.path for image in images], height, width)):
+        if isinstance(entry, ImageError):
+            broken.append(str(entry))
+        else:
+            pixels[row] = entry
+    if broken:
+        listed = "\n  ".join(broken[:5])
+        raise DataError(f"{len(broken)} of {len(images)} images cannot be read; repair or remove them:\n  {listed}")
+    return pixels
+
+
+def fingerprint(images: Iterable[LabelledImage]) -> str:
+    """sha256 over class, name and content of every image, in order: the same data gives the same fingerprint."""
+    total = hashlib.sha256()
+    for image in images:
+        total.update(f"{CLASSES[image.label]}/{image.path.name}\n".encode())
+        total.update(hashlib.sha256(image.path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def _is_split(folder: Path) -> bool:
+    return any((folder / name).is_dir() for name in CLASSES)

@@ -1,0 +1,60 @@
+"""The engines, behind one protocol; each imports its library only when it is opened."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+
+from cxr_edge.runtime.bundle import Bundle, ModelFile
+from cxr_edge.runtime.engines.base import Engine, Outputs
+from cxr_edge.runtime.errors import EngineError, MissingExtraError, UsageError
+
+__all__ = ["ENGINES", "Engine", "Outputs", "available_engines", "missing_extra", "open_engine", "select"]
+
+#: Engine -> (class, library it needs, extra that installs it), in the order of preference of `auto`: TensorRT only
+#: where an engine was built for this very device; LiteRT starts quicker and takes less memory than ONNX Runtime.
+ENGINES = {
+    "tensorrt": ("cxr_edge.runtime.engines.tensorrt:TensorRTEngine", "tensorrt", "tensorrt"),
+    "litert": ("cxr_edge.runtime.engines.litert:LiteRTEngine", "ai_edge_litert", "tflite"),
+    "onnx": ("cxr_edge.runtime.engines.onnx:OnnxEngine", "onnxruntime", "onnx"),
+}
+
+
+def missing_extra(engine: str) -> str | None:
+    """The extra to install before `engine` can run; None if its library is here."""
+    _, library, extra = ENGINES[engine]
+    return None if find_spec(library) else extra
+
+
+def available_engines() -> list[str]:
+    """Engines whose library is installed, preferred first."""
+    return [name for name in ENGINES if missing_extra(name) is None]
+
+
+def select(bundle: Bundle, engine: str = "auto", precision: str = "auto") -> ModelFile:
+    """Choose the file of a bundle to run here.
+
+    Raises
+    ------
+    EngineError, MissingExtraError
+        If the engine is not installed, or the bundle has no file for it.
+    """
+    if engine != "auto" and engine not in ENGINES:
+        raise UsageError(f"no engine {engine!r}; known: {', '.join(ENGINES)}")
+    if engine != "auto" and (extra := missing_extra(engine)):
+        raise MissingExtraError(extra, ENGINES[engine][1])
+    candidates = available_engines() if engine == "auto" else [engine]
+    if not candidates:
+        raise MissingExtraError("tflite", "an inference engine")
+    for name in candidates:
+        if file := bundle.find(name, precision):
+            return file
+    held = ", ".join(f"{f.engine} {f.precision}" for f in bundle.manifest.files) or "no model file"
+    raise EngineError(f"no file for engine {' or '.join(candidates)}, precision {precision}; {bundle.folder} has: {held}")
+
+
+def open_engine(bundle: Bundle, file: ModelFile, threads: int = 1) -> Engine:
+    """Check a bundle's file and load it into its engine."""
+    module, _, name = ENGINES[file.engine][0].partition(":")
+    engine: Engine = getattr(import_module(module), name)(bundle.check(file), bundle.manifest.input, threads)
+    return engine

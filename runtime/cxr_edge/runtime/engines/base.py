@@ -1,0 +1,63 @@
+"""What every engine does: raw pixels in, three named outputs out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.runtime.bundle import InputContract
+from cxr_edge.runtime.errors import BundleError
+
+FloatArray = npt.NDArray[np.float32]
+#: Outputs of the deployment graph, by name; the same in every format.
+OUTPUTS = ("probability", "logit", "heatmap")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the deployment graph says of N images.
+
+    Attributes
+    ----------
+    probability
+        (N,) float32 in [0, 1]: sigmoid(logit / temperature).
+    logit
+        (N,) float32, before temperature scaling.
+    heatmap
+        (N, h, w) float32 ≥ 0: Grad-CAM of the logit; each cell's positive contribution to the logit.
+    """
+
+    probability: FloatArray
+    logit: FloatArray
+    heatmap: FloatArray
+
+
+class Engine(Protocol):
+    """A model file loaded into an inference library."""
+
+    #: Where it really runs, for example "CPU, XNNPACK delegate".
+    backend: str
+
+    def __init__(self, path: Path, contract: InputContract, threads: int) -> None:
+        """Load `path`; raises BundleError if its input is not `contract`, EngineError if it cannot run here."""
+
+    def run(self, images: npt.NDArray[np.uint8]) -> Outputs:
+        """Run the network on (N, height, width, 1) uint8 in [0, 255]."""
+
+
+def check_signature(
+    path: Path, contract: InputContract, name: str, dtype: str, shape: tuple[object, ...], outputs: set[str]
+) -> None:
+    """Refuse a file that would be fed wrongly: everything that engines report is held to the contract."""
+    expected = (contract.height, contract.width, contract.channels)
+    if (name, dtype, tuple(shape[1:])) != (contract.name, contract.dtype, expected):
+        raise BundleError(
+            f"{path}: its input is {name!r} {dtype} {tuple(shape)}, the manifest says "
+            f"{contract.name!r} {contract.dtype} (N, {', '.join(map(str, expected))}); export it again"
+        )
+    if lacking := set(OUTPUTS) - outputs:
+        raise BundleError(f"{path}: lacks the output {sorted(lacking)[0]!r}; export it again")

@@ -1,0 +1,39 @@
+"""LiteRT (TensorFlow Lite) with its XNNPACK delegate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.runtime.bundle import InputContract
+from cxr_edge.runtime.engines.base import OUTPUTS, Outputs, check_signature
+from cxr_edge.runtime.errors import BundleError, MissingExtraError
+
+
+class LiteRTEngine:
+    """A TFLite file in LiteRT, on the CPU."""
+
+    backend = "CPU, XNNPACK delegate"
+
+    def __init__(self, path: Path, contract: InputContract, threads: int = 1) -> None:
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("tflite", error.name) from error
+        try:
+            self._interpreter = Interpreter(str(path), num_threads=threads)
+            # By signature: the converter reorders outputs.
+            self._run = self._interpreter.get_signature_runner()
+        except (RuntimeError, ValueError) as error:
+            raise BundleError(f"{path}: not a model that LiteRT can load ({error})") from error
+        inputs, outputs = self._run.get_input_details(), self._run.get_output_details()
+        self._input, details = next(iter(inputs.items()))
+        dtype, shape = np.dtype(details["dtype"]).name, tuple(int(n) for n in details["shape"])
+        check_signature(path, contract, self._input, dtype, shape, set(outputs))
+
+    def run(self, images: npt.NDArray[np.uint8]) -> Outputs:
+        """See `Engine.run`; one image at a time, because another batch size would rebuild the delegate."""
+        rows = [self._run(**{self._input: image[np.newaxis]}) for image in images]
+        return Outputs(*(np.concatenate([row[name] for row in rows]) for name in OUTPUTS))

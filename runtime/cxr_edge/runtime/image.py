@@ -1,0 +1,131 @@
+"""bytes | path | array | DICOM -> uint8 grayscale, or a typed error.
+
+The only decoder of the project: training, verification and the device all read images here, so that they cannot differ.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.runtime.errors import ImageError, MissingExtraError
+
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | npt.NDArray[np.generic]"
+Gray: TypeAlias = npt.NDArray[np.uint8]
+
+#: File suffixes that a folder is searched for.
+SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".dcm"})
+#: Shorter sides than this carry no radiograph (pixels).
+MIN_SIDE = 32
+
+
+def read_image(source: ImageSource) -> Gray:
+    """Read one radiograph as 8-bit grayscale.
+
+    Parameters
+    ----------
+    source
+        Path of an image file, its bytes, or an array: (H, W), (H, W, 1) or (H, W, 3|4) RGB, of uint8 in [0, 255], of
+        another integer type or of float, which are stretched from their own range to [0, 255].
+
+    Returns
+    -------
+    (H, W) uint8 in [0, 255]; EXIF orientation is applied, 16-bit images and DICOM are stretched to 8 bits.
+
+    Raises
+    ------
+    ImageError
+        If the source is missing, empty, truncated, not an image, or too small to be a radiograph.
+    MissingExtraError
+        If the source is DICOM and pydicom is not installed.
+    """
+    if isinstance(source, np.ndarray):
+        return _checked(_from_array(source), "array")
+    if isinstance(source, bytes):
+        return _checked(_decode(source, "bytes"), "bytes")
+    path = Path(source)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    return _checked(_decode(data, str(path)), str(path))
+
+
+def find_images(folder: Path) -> list[Path]:
+    """All image files below `folder` by suffix, sorted."""
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+
+
+def _decode(data: bytes, name: str) -> Gray:
+    if not data:
+        raise ImageError(f"{name}: empty (0 bytes); copy the file again")
+    if data[128:132] == b"DICM":
+        return _decode_dicom(data, name)
+    try:
+        # ANYDEPTH keeps 16-bit PNG and TIFF, which plain GRAYSCALE would cut to their upper 8 bits.
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
+    except cv2.error as error:
+        raise ImageError(f"{name}: cannot be decoded ({error.err or 'OpenCV refused it'})") from error
+    if pixels is None:
+        raise ImageError(f"{name}: not an image, or cut short; expected JPEG, PNG, TIFF, BMP, WebP or DICOM")
+    return _to_uint8(pixels, name)
+
+
+def _decode_dicom(data: bytes, name: str) -> Gray:
+    try:
+        import pydicom
+        from pydicom.pixels import apply_modality_lut, apply_voi_lut
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("dicom", error.name) from error
+    from io import BytesIO
+
+    try:
+        dataset = pydicom.dcmread(BytesIO(data))
+        values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
+    except Exception as error:  # pydicom and its plug-ins raise whatever their codecs raise
+        raise ImageError(f"{name}: DICOM without readable pixels ({error})") from error
+    if values.ndim != 2:
+        raise ImageError(f"{name}: DICOM of shape {values.shape}; expected one grayscale frame")
+    gray = _stretch(values, name)
+    # MONOCHROME1 stores bright as 0.
+    return 255 - gray if dataset.get("PhotometricInterpretation") == "MONOCHROME1" else gray
+
+
+def _from_array(array: npt.NDArray[np.generic]) -> Gray:
+    if array.ndim == 3 and array.shape[2] in (3, 4):
+        # The alpha channel is dropped before weighting: cv2 wants uint8, uint16 or float32 here.
+        rgb = np.ascontiguousarray(array[:, :, :3])
+        if rgb.dtype not in (np.uint8, np.uint16, np.float32):
+            rgb = rgb.astype(np.float32)
+        array = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    elif array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim != 2 or array.size == 0:
+        raise ImageError(f"array of shape {array.shape}; expected (H, W), (H, W, 1) or (H, W, 3) RGB")
+    return _to_uint8(array, "array")
+
+
+def _to_uint8(pixels: npt.NDArray[np.generic], name: str) -> Gray:
+    return np.ascontiguousarray(pixels) if pixels.dtype == np.uint8 else _stretch(pixels, name)
+
+
+def _stretch(values: npt.NDArray[np.generic], name: str) -> Gray:
+    """Map [min, max] of the image to [0, 255]: detectors fill 10 to 14 of 16 bits, so the type's range says nothing."""
+    scaled = values.astype(np.float32)
+    low, high = float(scaled.min()), float(scaled.max())
+    if not np.isfinite([low, high]).all():
+        raise ImageError(f"{name}: pixels that are not finite numbers")
+    scaled -= low
+    scaled *= 255.0 / max(high - low, 1e-12)
+    return np.rint(scaled).astype(np.uint8)
+
+
+def _checked(gray: Gray, name: str) -> Gray:
+    if min(gray.shape) < MIN_SIDE:
+        raise ImageError(f"{name}: {gray.shape[1]}×{gray.shape[0]} pixels; a radiograph has at least {MIN_SIDE} a side")
+    return gray

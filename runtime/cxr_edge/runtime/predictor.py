@@ -1,0 +1,211 @@
+"""The way of one image: decode -> preprocess -> engine -> Prediction."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.runtime.bundle import Bundle, Manifest, ModelFile, OperatingPoint
+from cxr_edge.runtime.engines import Engine, Outputs, open_engine, select
+from cxr_edge.runtime.engines.base import FloatArray
+from cxr_edge.runtime.errors import BundleError, CxrEdgeWarning, ImageError
+from cxr_edge.runtime.gradcam import overlay
+from cxr_edge.runtime.image import ImageSource, read_image
+from cxr_edge.runtime.preprocess import chunks, preprocess, read_inputs
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says of one radiograph.
+
+    Attributes
+    ----------
+    label
+        `PNEUMONIA` if `probability` ≥ `threshold`, else `NORMAL` (the manifest's classes).
+    probability
+        Of pneumonia, in [0, 1].
+    operating_point, threshold
+        The rule that decided.
+    heatmap
+        (7, 7) float32 ≥ 0: Grad-CAM; each cell's positive contribution to the logit.
+    in_distribution
+        Whether the image resembles the training set; None where the model does not say.
+    timings_ms
+        Milliseconds of decode, preprocess and inference; in a batch, of the batch divided by its images.
+    """
+
+    label: str
+    probability: float
+    operating_point: str
+    threshold: float
+    heatmap: FloatArray
+    in_distribution: bool | None
+    timings_ms: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object of a JSON line."""
+        return {
+            "label": self.label,
+            "probability": self.probability,
+            "operating_point": self.operating_point,
+            "threshold": self.threshold,
+            "in_distribution": self.in_distribution,
+            "heatmap": [[round(float(v), 5) for v in row] for row in self.heatmap],
+            "timings_ms": {stage: round(ms, 3) for stage, ms in self.timings_ms.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A prediction and its picture: (H, W, 3) uint8 RGB, the heatmap laid over the radiograph, with its scale."""
+
+    prediction: Prediction
+    picture: npt.NDArray[np.uint8]
+
+
+class Predictor:
+    """A model file in its engine, with an operating point; made by `load`."""
+
+    def __init__(self, manifest: Manifest, file: ModelFile, engine: Engine, operating_point: OperatingPoint) -> None:
+        self.manifest = manifest
+        self.file = file
+        self.engine = engine
+        self.operating_point = operating_point
+
+    def predict(self, image: ImageSource) -> Prediction:
+        """Decide on one radiograph: a path, the bytes of a file, or an array (see `read_image`).
+
+        Raises
+        ------
+        ImageError
+            If it cannot be read.
+        """
+        return self._predict(image)[1]
+
+    def explain(self, image: ImageSource) -> Explanation:
+        """Decide on one radiograph and draw where the decision comes from; raises like `predict`."""
+        gray, prediction = self._predict(image)
+        picture = overlay(gray, prediction.heatmap, self.manifest.heatmap, self.manifest.input, _caption(prediction))
+        return Explanation(prediction, picture)
+
+    def predict_many(self, images: Iterable[ImageSource], batch_size: int = 32) -> Iterator[Prediction | ImageError]:
+        """Decide on many radiographs, in order, decoding on all cores.
+
+        Yields
+        ------
+        A `Prediction`, or the `ImageError` of an image that cannot be read; the others are done all the same.
+        """
+        for chunk in chunks(images, batch_size):
+            yield from self._predict_chunk(chunk)
+
+    def _predict(self, image: ImageSource) -> tuple[npt.NDArray[np.uint8], Prediction]:
+        start = perf_counter()
+        gray = read_image(image)
+        decoded = perf_counter()
+        pixels = preprocess(gray, self.manifest.input.height, self.manifest.input.width)
+        preprocessed = perf_counter()
+        outputs = self.engine.run(pixels[np.newaxis])
+        stages = {
+            "decode": decoded - start,
+            "preprocess": preprocessed - decoded,
+            "inference": perf_counter() - preprocessed,
+        }
+        return gray, self._decide(outputs, 0, stages)
+
+    def _predict_chunk(self, images: Sequence[ImageSource]) -> Iterator[Prediction | ImageError]:
+        start = perf_counter()
+        inputs = list(read_inputs(images, self.manifest.input.height, self.manifest.input.width))
+        read = perf_counter()
+        pixels = [i for i in inputs if not isinstance(i, ImageError)]
+        if pixels:
+            outputs = self.engine.run(np.stack(pixels))
+            done = perf_counter()
+            stages = {"decode+preprocess": (read - start) / len(inputs), "inference": (done - read) / len(pixels)}
+        row = 0
+        for entry in inputs:
+            if isinstance(entry, ImageError):
+                yield entry
+            else:
+                yield self._decide(outputs, row, stages)
+                row += 1
+
+    def _decide(self, outputs: Outputs, row: int, seconds: Mapping[str, float]) -> Prediction:
+        probability = float(outputs.probability[row])
+        point = self.operating_point
+        timings = {stage: 1e3 * s for stage, s in seconds.items()}
+        return Prediction(
+            label=self.manifest.classes[int(probability >= point.threshold)],
+            probability=probability,
+            operating_point=point.name,
+            threshold=point.threshold,
+            heatmap=outputs.heatmap[row],
+            in_distribution=None,
+            timings_ms=timings | {"total": sum(timings.values())},
+        )
+
+
+def load(
+    bundle: str | os.PathLike[str] | None = None,
+    engine: str = "auto",
+    precision: str = "auto",
+    operating_point: str | None = None,
+    threads: int | None = None,
+) -> Predictor:
+    """Load a model.
+
+    Parameters
+    ----------
+    bundle
+        A bundle folder, or a lone model file with the facts inside; the model of the package if None.
+    engine
+        `onnx`, `litert`, `tensorrt`, or `auto`: the first of tensorrt, litert, onnx that is installed and has a file.
+    precision
+        `fp32`, `fp16`, `int8`, or `auto`: the most exact one that the bundle has for the engine.
+    operating_point
+        Name of the threshold to decide by; the manifest's first if None.
+    threads
+        CPU threads of the engine; up to 4 of the available cores if None.
+
+    Raises
+    ------
+    BundleError, IntegrityError
+        If there is no bundle, or a file is not what the manifest vouches for.
+    EngineError, MissingExtraError
+        If the engine is not installed, has no file, or cannot run here.
+    """
+    opened = Bundle.open(bundle or packaged_model())
+    point = opened.manifest.operating_point(operating_point)
+    file = select(opened, engine, precision)
+    if opened.verified(file) is False:
+        warnings.warn(
+            f"{file.path} failed its gate in `cxr-edge verify`: it may decide otherwise than the trained network",
+            CxrEdgeWarning,
+            stacklevel=2,
+        )
+    return Predictor(opened.manifest, file, open_engine(opened, file, threads or min(4, os.cpu_count() or 1)), point)
+
+
+def packaged_model() -> Path:
+    """The bundle that ships inside the package.
+
+    Raises
+    ------
+    BundleError
+        If this build carries none.
+    """
+    folder = Path(__file__).parent / "model"
+    if not folder.is_dir():
+        raise BundleError("this build of cxr-edge carries no model; name a bundle with -m (load(bundle=…) in Python)")
+    return folder
+
+
+def _caption(prediction: Prediction) -> str:
+    return f"{prediction.label}  p={prediction.probability:.3f}  threshold={prediction.threshold:.3f}"

@@ -1,0 +1,60 @@
+"""`cxr-edge train`."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cxr_edge.runtime.console import emit, output_format
+from cxr_edge.runtime.quiet import import_keras_quietly
+
+ARCHITECTURES = ("mobilenetv2", "resnet50", "cnn")
+
+
+@click.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("-o", "--output", "run", type=click.Path(path_type=Path), required=True, help="Run folder to write.")
+@click.option("--arch", type=click.Choice(ARCHITECTURES), default="mobilenetv2", show_default=True)
+@click.option(
+    "--weights",
+    default="imagenet",
+    show_default=True,
+    help="'imagenet' (Keras fetches them), 'none' (from scratch), or a .weights.h5 file of the backbone.",
+)
+@click.option("--epochs", type=click.IntRange(1), default=6, show_default=True, help="Of fine-tuning, at most.")
+@click.option("--head-epochs", type=click.IntRange(1), default=1, show_default=True, help="On the frozen backbone.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-4, show_default=True)
+@click.option(
+    "--val-fraction",
+    type=click.FloatRange(0, 0.5, min_open=True),
+    default=0.15,
+    show_default=True,
+    help="Share of the images, whole patients, held out for validation.",
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@output_format("table", "json")
+def train(data: Path, run: Path, format: str, **options: Any) -> None:
+    """Train a pneumonia classifier on DATA and write a run folder.
+
+    DATA is a folder in the Kaggle layout: {train,val}/{NORMAL,PNEUMONIA}/*.jpeg. Train and val are pooled and split anew
+    by patient; a test split is never opened.
+
+    \b
+      cxr-edge train chest_xray -o runs/first
+      cxr-edge export runs/first -o bundle --calib chest_xray
+    """
+    import_keras_quietly()
+    from cxr_edge.train.fit import TrainConfig
+    from cxr_edge.train.fit import train as run_training
+
+    record = run_training(data, run, TrainConfig(**{f.name: options[f.name] for f in fields(TrainConfig)}))
+    if format == "json":
+        emit(record, format)
+        return
+    metrics = record["metrics"]["validation"]
+    emit([{"run": str(run), **{k: f"{v:.4f}" for k, v in metrics.items()}, "seconds": record["seconds"]}], format)
+    click.echo(f"next: cxr-edge export {run} -o bundle --calib {data}", err=True)

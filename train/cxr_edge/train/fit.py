@@ -1,0 +1,231 @@
+"""From a folder of radiographs to a run: split, fit, choose the threshold, save."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from platform import python_version
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.runtime.bundle import OperatingPoint, sha256
+from cxr_edge.runtime.dataset import LabelledImage, fingerprint, read_dataset, read_pixels
+from cxr_edge.runtime.errors import UsageError
+from cxr_edge.train.patients import patient_of, split_by_patient
+
+if TYPE_CHECKING:
+    import keras
+
+#: Of the validation set, on the way from features to logits.
+PREDICT_BATCH = 64
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What a run is made of; the defaults of `cxr-edge train`."""
+
+    arch: str = "mobilenetv2"
+    weights: str = "imagenet"
+    epochs: int = 6
+    head_epochs: int = 1
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    val_fraction: float = 0.15
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """One side of the split, in memory: pixels (N, H, W, 1) uint8, labels (N,) int."""
+
+    images: Sequence[LabelledImage]
+    pixels: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+
+
+def train(data: Path, run: Path, config: TrainConfig) -> dict[str, Any]:
+    """Train a classifier and write the run folder: `model.keras`, `run.json`, `curves.png`.
+
+    The folder appears whole, at the end: it is written beside `run` and renamed.
+
+    Parameters
+    ----------
+    data
+        Kaggle layout; `train` and `val` are pooled and split anew by patient, `test` is never opened.
+
+    Returns
+    -------
+    The content of `run.json`.
+
+    Raises
+    ------
+    DataError
+        If the data cannot be used, or the loss becomes NaN.
+    UsageError
+        If `run` exists and is no run, or an option is out of range.
+    """
+    import keras
+
+    from cxr_edge.train import models
+
+    if run.exists() and not (run / "run.json").is_file() and (not run.is_dir() or any(run.iterdir())):
+        raise UsageError(f"{run}: exists and is not a run; choose another folder for -o")
+    images = read_dataset(data, ("train", "val"))
+    first, second = split_by_patient(images, config.val_fraction, config.seed)
+    keras.utils.set_random_seed(config.seed)
+    network = models.build(config.arch, config.weights)
+    height, width = network.input_shape[1:3]
+    training, validation = (_part([images[i] for i in rows], height, width) for rows in (first, second))
+
+    partial = run.with_name(run.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    start = perf_counter()
+    history = fit(network, training, validation, config, partial / "best.weights.h5")
+    seconds = perf_counter() - start
+    models.save(network, partial / "model.keras")
+
+    probability = _sigmoid(network.predict(validation.pixels, batch_size=PREDICT_BATCH, verbose=0)[:, 0])
+    point = youden_point(validation.labels, probability)
+    record = {
+        "schema_version": 1,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "config": asdict(config),
+        "input": {"height": height, "width": width},
+        "heatmap": asdict(models.GEOMETRY[config.arch]),
+        "model_sha256": sha256(partial / "model.keras"),
+        "temperature": 1.0,
+        "operating_points": [asdict(point)],
+        "data": {"images": len(images), "fingerprint": fingerprint(images)},
+        "split": {
+            "rule": "grouped by patient, stratified by class",
+            "train_images": len(first),
+            "validation_images": len(second),
+            "validation_patients": sorted({patient_of(image.path) for image in validation.images}),
+            "validation_files": [f"{image.path.parent.name}/{image.path.name}" for image in validation.images],
+        },
+        "metrics": {"validation": validation_metrics(validation.labels, probability, point.threshold)},
+        "history": history,
+        "seconds": round(seconds, 1),
+        "versions": {"python": python_version()}
+        | {name: version(name) for name in ("cxr-edge", "keras", keras.backend.backend(), "numpy")},
+    }
+    plot_curves(history, partial / "curves.png")
+    (partial / "best.weights.h5").unlink()
+    (partial / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+    shutil.rmtree(run, ignore_errors=True)
+    partial.rename(run)
+    return record
+
+
+def fit(
+    network: keras.Model, training: Part, validation: Part, config: TrainConfig, checkpoint: Path
+) -> dict[str, list[float]]:
+    """Fit in place and leave the network with its best weights by validation loss.
+
+    From pretrained weights the head is trained first, on a frozen backbone; then everything but the batch norms, whose
+    statistics small batches would spoil. From scratch everything is trained at once.
+    """
+    import keras
+
+    from cxr_edge.train.augment import augmentation
+    from cxr_edge.train.callbacks import EpochProgress, KeepFreedMemory, StopOnNaN
+    from cxr_edge.train.dataset import RadiographBatches
+
+    augmented = keras.Sequential([network.input, augmentation(config.seed), network])
+    batches = RadiographBatches(training.pixels, training.labels, config.batch_size, config.seed)
+    held_out = RadiographBatches(validation.pixels, validation.labels, PREDICT_BATCH, config.seed)
+    history: dict[str, list[float]] = {}
+
+    def phase(name: str, epochs: int, rate: float, *callbacks: keras.callbacks.Callback) -> None:
+        augmented.compile(
+            keras.optimizers.Adam(rate),
+            keras.losses.BinaryCrossentropy(from_logits=True),
+            metrics=[keras.metrics.AUC(from_logits=True, num_thresholds=1000, name="auc")],
+        )
+        extra = [KeepFreedMemory(), StopOnNaN(), EpochProgress(name), *callbacks]
+        log = augmented.fit(batches, validation_data=held_out, epochs=epochs, callbacks=extra, verbose=0).history
+        for metric, values in log.items():
+            history.setdefault(metric, []).extend(float(value) for value in values)
+
+    if config.weights != "none":
+        set_trainable(network, head_only=True)
+        phase("head", config.head_epochs, 10 * config.learning_rate)
+        set_trainable(network, head_only=False)
+    phase(
+        "fine-tuning" if config.weights != "none" else "training",
+        config.epochs,
+        config.learning_rate,
+        keras.callbacks.ModelCheckpoint(checkpoint, monitor="val_loss", save_best_only=True, save_weights_only=True),
+        keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.3, patience=1, min_lr=1e-6),
+        keras.callbacks.EarlyStopping(monitor="val_loss", patience=4),
+    )
+    augmented.load_weights(checkpoint)
+    return history
+
+
+def set_trainable(network: keras.Model, *, head_only: bool) -> None:
+    """Freeze all but the head, or only the batch norms."""
+    import keras
+
+    head = {"hidden", "logit"}
+    for layer in network.layers:
+        frozen = layer.name not in head if head_only else isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = not frozen
+
+
+def youden_point(labels: npt.NDArray[np.int64], probability: npt.NDArray[np.floating[Any]]) -> OperatingPoint:
+    """The threshold of largest sensitivity + specificity (Youden 1950), midway to the next lower probability."""
+    from sklearn.metrics import roc_curve
+
+    false_positive, true_positive, thresholds = roc_curve(labels, probability, drop_intermediate=False)
+    best = float(thresholds[int(np.argmax(true_positive - false_positive))])
+    below = probability[probability < best]
+    threshold = (best + float(below.max())) / 2 if below.size else best
+    return OperatingPoint("balanced", threshold, "largest sensitivity + specificity on held-out patients of train")
+
+
+def validation_metrics(
+    labels: npt.NDArray[np.int64], probability: npt.NDArray[np.floating[Any]], threshold: float
+) -> dict[str, float]:
+    """AUC, and accuracy, sensitivity and specificity at a threshold."""
+    from sklearn.metrics import roc_auc_score
+
+    positive = probability >= threshold
+    return {
+        "auc": float(roc_auc_score(labels, probability)),
+        "accuracy": float(np.mean(positive == labels)),
+        "sensitivity": float(np.mean(positive[labels == 1])),
+        "specificity": float(np.mean(~positive[labels == 0])),
+    }
+
+
+def plot_curves(history: dict[str, list[float]], path: Path) -> None:
+    """Loss and AUC by epoch, training and validation."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    for axes, metric in zip(figure.subplots(1, 2), ("loss", "auc"), strict=True):
+        for name, label in ((metric, "training (augmented)"), (f"val_{metric}", "validation")):
+            axes.plot(range(1, len(history[name]) + 1), history[name], marker="o", label=label)
+        axes.set(xlabel="epoch", ylabel={"loss": "binary cross-entropy", "auc": "ROC AUC"}[metric])
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def _part(images: list[LabelledImage], height: int, width: int) -> Part:
+    labels = np.array([image.label for image in images], np.int64)
+    return Part(images, read_pixels(images, height, width), labels)
+
+
+def _sigmoid(logit: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
+    return np.asarray(1 / (1 + np.exp(-logit.astype(np.float64))))

@@ -1,0 +1,145 @@
+"""The networks. All share one head, which gives Grad-CAM in closed form:
+
+    feature map (N, h, w, K) -> GAP "pool" -> Dense(128, ReLU) "hidden" -> Dropout -> Dense(1) "logit"
+
+In: raw grayscale pixels, (N, H, W, 1) in [0, 255]; normalisation is the first layer. The layer names are a contract with
+`cxr_edge.export.graph`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cxr_edge.runtime.bundle import HeatmapGeometry
+from cxr_edge.runtime.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import keras
+
+ARCHITECTURES = ("mobilenetv2", "resnet50", "cnn")
+
+#: Receptive-field centre of heatmap cell 0 (pixels) and the distance of two cells. A stride-2 layer maps output i to the
+#: centre of the inputs it reads: MobileNetV2 pads below and right only, 2i + 1, five times; ResNet50 pads evenly, 2i;
+#: 2×2 pooling without padding, 2i + 0.5.
+GEOMETRY = {
+    "mobilenetv2": HeatmapGeometry(stride=32.0, origin=31.0),
+    "resnet50": HeatmapGeometry(stride=32.0, origin=0.0),
+    "cnn": HeatmapGeometry(stride=32.0, origin=15.5),
+}
+
+
+def build(arch: str, weights: str, size: int = 224) -> keras.Model:
+    """Build a classifier.
+
+    Parameters
+    ----------
+    arch
+        One of `ARCHITECTURES`.
+    weights
+        `imagenet` (Keras fetches them), `none`, or the path of a `.weights.h5` file of the backbone of
+        `keras.applications` without its top.
+    size
+        Height and width of the input (pixels).
+
+    Returns
+    -------
+    Model (N, size, size, 1) float32 in [0, 255] -> logit (N, 1) float32.
+
+    Raises
+    ------
+    UsageError
+        If there is no such architecture, or it has no ImageNet weights.
+    DataError
+        If the weights file does not fit.
+    """
+    import keras
+
+    if arch not in ARCHITECTURES:
+        raise UsageError(f"no architecture {arch!r}; known: {', '.join(ARCHITECTURES)}")
+    image = keras.Input((size, size, 1), name="image")
+    backbone = _cnn(image) if arch == "cnn" else _application(arch, image)
+    if weights != "none":
+        _load_imagenet(backbone, arch, weights, size)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(backbone.output)
+    x = keras.layers.Dense(128, activation="relu", name="hidden")(x)
+    x = keras.layers.Dropout(0.3, name="dropout")(x)
+    # float32, so that a mixed-precision run neither rounds nor overflows its logits.
+    logit = keras.layers.Dense(1, name="logit", dtype="float32")(x)
+    return keras.Model(image, logit, name=arch)
+
+
+def _application(arch: str, image: Any) -> keras.Model:
+    """A network of keras.applications on one grayscale channel."""
+    import keras
+
+    if arch == "mobilenetv2":
+        scaled = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="normalise")(image)
+        return keras.applications.MobileNetV2(input_tensor=scaled, include_top=False, weights=None)
+    # "Caffe" preprocessing subtracts the ImageNet mean of each channel; on grey pixels, the mean of the three.
+    centred = keras.layers.Rescaling(1.0, offset=-(103.939 + 116.779 + 123.68) / 3, name="normalise")(image)
+    return keras.applications.ResNet50(input_tensor=centred, include_top=False, weights=None)
+
+
+def _cnn(image: Any) -> keras.Model:
+    """Five blocks of Conv2D, batch norm, ReLU and 2×2 max pooling, to be trained from scratch."""
+    import keras
+
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="normalise")(image)
+    for block, filters in enumerate((8, 16, 32, 64, 128), start=1):
+        x = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{block}")(x)
+        x = keras.layers.BatchNormalization(name=f"bn{block}")(x)
+        x = keras.layers.ReLU(name=f"relu{block}")(x)
+        x = keras.layers.MaxPooling2D(name=f"pool{block}")(x)
+    return keras.Model(image, x)
+
+
+def _load_imagenet(backbone: keras.Model, arch: str, weights: str, size: int) -> None:
+    """Copy RGB weights into a grayscale backbone.
+
+    On equal channels a convolution is the one with its kernel summed over them: the network computes the same, with a
+    third of the first layer.
+    """
+    import keras
+
+    if arch == "cnn":
+        raise UsageError("the cnn has no ImageNet weights; use --weights none")
+    application = {"mobilenetv2": keras.applications.MobileNetV2, "resnet50": keras.applications.ResNet50}[arch]
+    rgb = application(
+        input_shape=(size, size, 3), include_top=False, weights="imagenet" if weights == "imagenet" else None
+    )
+    if weights != "imagenet":
+        try:
+            rgb.load_weights(weights)
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"{weights}: not the weights of {arch} without its top ({error})") from error
+    for layer in rgb.layers:
+        values = layer.get_weights()
+        if not values:
+            continue
+        if values[0].ndim == 4 and values[0].shape[2] == 3:
+            values[0] = values[0].sum(axis=2, keepdims=True)
+        backbone.get_layer(layer.name).set_weights(values)
+
+
+def save(model: keras.Model, path: Path) -> None:
+    """Save a model as `.keras` and prove that what was saved predicts the same.
+
+    Raises
+    ------
+    DataError
+        If the file, read back, predicts otherwise; nothing is left at `path`.
+    """
+    import keras
+    import numpy as np
+
+    probe = np.random.default_rng(0).integers(0, 256, (4, *model.input_shape[1:])).astype("float32")
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        written = Path(folder) / path.name
+        model.save(written)
+        reloaded = keras.models.load_model(written)
+        difference = np.abs(reloaded.predict_on_batch(probe) - model.predict_on_batch(probe)).max()
+        if not difference <= 1e-5:
+            raise DataError(f"{path}: read back, the model's logits differ by {difference:.2g}; not saved")
+        written.replace(path)

@@ -163,7 +163,8 @@ class Bundle:
         manifest = path / MANIFEST
         if not manifest.is_file():
             raise BundleError(f"{path}: no bundle ({MANIFEST} not found); make one with `cxr-edge export RUN -o {path}`")
-        return cls(path, Manifest.from_json(manifest.read_bytes(), str(manifest)))
+        facts = Manifest.from_json(manifest.read_bytes(), str(manifest))
+        return cls(path, replace(facts, files=(*facts.files, *_plans(path))))
 
     def find(self, engine: str, precision: str = "auto") -> ModelFile | None:
         """The file for an engine and a precision; `auto` takes the most exact one."""
@@ -214,6 +215,18 @@ def sha256(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _plans(folder: Path) -> list[ModelFile]:
+    """TensorRT plans, which are built on the device after the manifest was written; their sidecars vouch for them."""
+    plans = []
+    for sidecar in sorted(folder.glob("*.engine.json")):
+        try:
+            entry = json.loads(sidecar.read_bytes())["file"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise BundleError(f"{sidecar}: not the sidecar of a TensorRT plan; build the plan anew") from error
+        plans.append(_build(ModelFile, entry, str(sidecar)))
+    return plans
 
 
 def _lone_manifest(path: Path) -> Manifest:

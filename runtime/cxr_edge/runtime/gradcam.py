@@ -16,6 +16,8 @@ PICTURE_SIDES = (512, 1024)
 FAINT_LOGIT = 0.1
 #: Opacity of the hottest cell.
 OPACITY = 0.6
+#: Turbo as a lookup table: (256, 1, 3) uint8 RGB.
+TURBO_RGB = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, np.newaxis], cv2.COLORMAP_TURBO)[:, :, ::-1].copy()
 
 
 def upsample(heatmap: FloatArray, geometry: HeatmapGeometry, contract: InputContract, height: int, width: int) -> FloatArray:
@@ -34,13 +36,18 @@ def upsample(heatmap: FloatArray, geometry: HeatmapGeometry, contract: InputCont
     -------
     (height, width) float32, bilinear between centres, constant beyond the outermost ones.
     """
-    # Output pixel x has its centre at (x + 0.5)·s - 0.5 in network pixels (OpenCV's convention for resizing), and
-    # there lies column (that - origin) / stride of the map.
-    scale_x, scale_y = contract.width / width, contract.height / height
-    columns = ((np.arange(width) + 0.5) * scale_x - 0.5 - geometry.origin) / geometry.stride
-    rows = ((np.arange(height) + 0.5) * scale_y - 0.5 - geometry.origin) / geometry.stride
-    map_x, map_y = np.meshgrid(columns.astype(np.float32), rows.astype(np.float32))
-    return np.asarray(cv2.remap(heatmap, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
+    rows = _interpolation(height, contract.height, heatmap.shape[0], geometry)
+    columns = _interpolation(width, contract.width, heatmap.shape[1], geometry)
+    return rows @ heatmap @ columns.T
+
+
+def _interpolation(pixels: int, network_pixels: int, cells: int, geometry: HeatmapGeometry) -> FloatArray:
+    """Weights of the cells for each pixel along one axis, bilinear: (pixels, cells) float32, rows sum to 1."""
+    # Pixel x has its centre at (x + 0.5)·s - 0.5 in network pixels (OpenCV's convention for resizing).
+    centres = (np.arange(pixels) + 0.5) * (network_pixels / pixels) - 0.5
+    position = np.clip((centres - geometry.origin) / geometry.stride, 0, cells - 1)
+    distance = np.abs(position[:, np.newaxis] - np.arange(cells))
+    return np.maximum(1 - distance, 0).astype(np.float32)
 
 
 def overlay(
@@ -60,28 +67,27 @@ def overlay(
     (H', W', 3) uint8 RGB: the radiograph with its own aspect ratio, longer side within `PICTURE_SIDES`, caption above
     and scale below. Colour and opacity grow with the contribution, from none to the map's peak.
     """
-    longer = float(np.clip(max(gray.shape), *PICTURE_SIDES))
-    factor = longer / max(gray.shape)
+    factor = float(np.clip(max(gray.shape), *PICTURE_SIDES)) / max(gray.shape)
     height, width = (round(side * factor) for side in gray.shape)
-    base = cv2.resize(gray, (width, height), interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
-    peak = float(heatmap.max())
-    heat = upsample(heatmap, geometry, contract, height, width) / max(peak, FAINT_LOGIT)
-    opacity = (OPACITY * np.clip(heat, 0, 1))[:, :, np.newaxis]
-    picture = cv2.cvtColor(base, cv2.COLOR_GRAY2RGB) * (1 - opacity) + _colour(heat) * opacity
-    frame = np.rint(picture).astype(np.uint8)
-    return np.vstack([_text_band(caption, width), frame, _scale_band(max(peak, FAINT_LOGIT), width)])
+    radiograph = cv2.resize(gray, (width, height), interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+    full_scale = max(float(heatmap.max()), FAINT_LOGIT)
+    heat = upsample(heatmap, geometry, contract, height, width) / full_scale
+    picture = _blend(radiograph, heat)
+    return np.vstack([_text_band(caption, width), picture, _scale_band(full_scale, width)])
 
 
-def write_picture(path: str, picture: npt.NDArray[np.uint8]) -> bytes:
-    """Encode an RGB picture by the suffix of `path`."""
-    _, data = cv2.imencode(path[path.rindex(".") :], cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    return data.tobytes()
+def encode_picture(picture: npt.NDArray[np.uint8]) -> bytes:
+    """PNG file of an (H, W, 3) uint8 RGB picture."""
+    _, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    return bytes(data.tobytes())
 
 
-def _colour(heat: FloatArray) -> npt.NDArray[np.uint8]:
-    """Turbo, as RGB: (H, W) in [0, 1] -> (H, W, 3)."""
-    coloured = cv2.applyColorMap(np.rint(255 * np.clip(heat, 0, 1)).astype(np.uint8), cv2.COLORMAP_TURBO)
-    return np.asarray(cv2.cvtColor(coloured, cv2.COLOR_BGR2RGB), np.uint8)
+def _blend(gray: Gray, heat: FloatArray) -> npt.NDArray[np.uint8]:
+    """Lay heat in [0, 1] over gray, both (H, W), more opaque where hotter: (H, W, 3) uint8 RGB."""
+    heat = np.minimum(heat, 1)
+    coloured = cv2.applyColorMap(cv2.convertScaleAbs(heat, alpha=255), TURBO_RGB)
+    opacity = OPACITY * heat
+    return np.asarray(cv2.blendLinear(coloured, cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB), opacity, 1 - opacity), np.uint8)
 
 
 def _text_band(text: str, width: int) -> npt.NDArray[np.uint8]:
@@ -92,9 +98,8 @@ def _text_band(text: str, width: int) -> npt.NDArray[np.uint8]:
 
 def _scale_band(peak: float, width: int) -> npt.NDArray[np.uint8]:
     band = np.zeros((44, width, 3), np.uint8)
-    ramp = np.broadcast_to(np.linspace(0, 1, width - 16, dtype=np.float32), (10, width - 16))
-    opacity = (OPACITY * ramp)[:, :, np.newaxis]
-    band[6:16, 8:-8] = np.rint(_colour(ramp) * opacity + 96 * (1 - opacity))  # over mid-grey, as on the radiograph
+    ramp = np.tile(np.linspace(0, 1, width - 16, dtype=np.float32), (10, 1))
+    band[6:16, 8:-8] = _blend(np.full(ramp.shape, 96, np.uint8), ramp)  # over mid-grey, as on the radiograph
     _put(band, "0", 8, 35)
     _put(band, "contribution of a cell to the pneumonia logit", (width - 330) // 2, 35)
     _put(band, f"{peak:.2f}", width - 48, 35)

@@ -31,7 +31,9 @@ class Prediction:
     label
         `PNEUMONIA` if `probability` ≥ `threshold`, else `NORMAL` (the manifest's classes).
     probability
-        Of pneumonia, in [0, 1].
+        Of pneumonia, in [0, 1], after temperature scaling.
+    logit
+        Before temperature scaling.
     operating_point, threshold
         The rule that decided.
     heatmap
@@ -44,6 +46,7 @@ class Prediction:
 
     label: str
     probability: float
+    logit: float
     operating_point: str
     threshold: float
     heatmap: FloatArray
@@ -55,6 +58,7 @@ class Prediction:
         return {
             "label": self.label,
             "probability": self.probability,
+            "logit": self.logit,
             "operating_point": self.operating_point,
             "threshold": self.threshold,
             "in_distribution": self.in_distribution,
@@ -144,6 +148,7 @@ class Predictor:
         return Prediction(
             label=self.manifest.classes[int(probability >= point.threshold)],
             probability=probability,
+            logit=float(outputs.logit[row]),
             operating_point=point.name,
             threshold=point.threshold,
             heatmap=outputs.heatmap[row],

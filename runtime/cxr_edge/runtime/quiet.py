@@ -27,8 +27,12 @@ def quiet_native_stderr() -> Iterator[None]:
 
     TensorFlow, its converter and LiteRT greet on file descriptor 2, where neither `logging` nor `warnings` reaches.
     """
-    sys.stderr.flush()
-    saved = os.dup(2)
+    try:
+        sys.stderr.flush()
+        saved = os.dup(2)
+    except (AttributeError, OSError):  # no standard error, as in a service: nothing to silence
+        yield
+        return
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
         try:

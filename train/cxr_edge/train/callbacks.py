@@ -26,6 +26,7 @@ class EpochProgress(keras.callbacks.Callback):
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
             TextColumn("loss {task.fields[loss]:.4f}"), console=self._console, transient=True,
+            disable=not self._console.is_terminal,  # a log gets the line of each epoch, no empty bars
         )  # fmt: skip
         name = f"{self._phase} {epoch + 1}/{self.params['epochs']}"
         self._task = self._progress.add_task(name, total=self.params["steps"], loss=math.nan)

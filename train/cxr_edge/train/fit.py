@@ -24,8 +24,10 @@ from cxr_edge.train.patients import patient_of, split_by_patient
 if TYPE_CHECKING:
     import keras
 
-#: Of the validation set, on the way from features to logits.
+#: Images at once where nothing is trained.
 PREDICT_BATCH = 64
+#: Of the average of weights, a step; it spans about the last 50.
+EMA_MOMENTUM = 0.98
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def train(data: Path, run: Path, config: TrainConfig) -> dict[str, Any]:
     import keras
 
     from cxr_edge.train import models
+    from cxr_edge.train.fold import deployable
 
     if run.exists() and not (run / "run.json").is_file() and (not run.is_dir() or any(run.iterdir())):
         raise UsageError(f"{run}: exists and is not a run; choose another folder for -o")
@@ -91,6 +94,7 @@ def train(data: Path, run: Path, config: TrainConfig) -> dict[str, Any]:
     start = perf_counter()
     history = fit(network, training, validation, config, partial / "best.weights.h5")
     seconds = perf_counter() - start
+    network = deployable(network)
     models.save(network, partial / "model.keras")
 
     probability = _sigmoid(network.predict(validation.pixels, batch_size=PREDICT_BATCH, verbose=0)[:, 0])
@@ -147,11 +151,13 @@ def fit(
 
     def phase(name: str, epochs: int, rate: float, *callbacks: keras.callbacks.Callback) -> None:
         augmented.compile(
-            keras.optimizers.Adam(rate),
+            # Averaged weights (Polyak 1992) are what is validated and kept: they ride out the noise of small batches.
+            keras.optimizers.Adam(rate, use_ema=True, ema_momentum=EMA_MOMENTUM),
             keras.losses.BinaryCrossentropy(from_logits=True),
             metrics=[keras.metrics.AUC(from_logits=True, num_thresholds=1000, name="auc")],
         )
-        extra = [KeepFreedMemory(), StopOnNaN(), EpochProgress(name), *callbacks]
+        swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+        extra = [KeepFreedMemory(), StopOnNaN(), swap, EpochProgress(name), *callbacks]
         log = augmented.fit(batches, validation_data=held_out, epochs=epochs, callbacks=extra, verbose=0).history
         for metric, values in log.items():
             history.setdefault(metric, []).extend(float(value) for value in values)

@@ -89,7 +89,7 @@ def _cnn(image: Any) -> keras.Model:
     x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="normalise")(image)
     for block, filters in enumerate((8, 16, 32, 64, 128), start=1):
         x = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{block}")(x)
-        x = keras.layers.BatchNormalization(name=f"bn{block}")(x)
+        x = keras.layers.BatchNormalization(momentum=0.9, name=f"bn{block}")(x)
         x = keras.layers.ReLU(name=f"relu{block}")(x)
         x = keras.layers.MaxPooling2D(name=f"pool{block}")(x)
     return keras.Model(image, x)

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from cxr_edge.runtime.bundle import InputContract
 from cxr_edge.runtime.engines.base import OUTPUTS, Outputs, check_signature
-from cxr_edge.runtime.errors import BundleError, MissingExtraError
+from cxr_edge.runtime.errors import BundleError, EngineError, MissingExtraError
+from cxr_edge.runtime.quiet import quiet_native_stderr
 
 
 class LiteRTEngine:
@@ -23,11 +24,16 @@ class LiteRTEngine:
         except ModuleNotFoundError as error:
             raise MissingExtraError("tflite", error.name) from error
         try:
-            self._interpreter = Interpreter(str(path), num_threads=threads)
+            with quiet_native_stderr():
+                self._interpreter = Interpreter(str(path), num_threads=threads)
+                self._interpreter.allocate_tensors()
             # By signature: the converter reorders outputs.
             self._run = self._interpreter.get_signature_runner()
         except (RuntimeError, ValueError) as error:
             raise BundleError(f"{path}: not a model that LiteRT can load ({error})") from error
+        # Without its delegate LiteRT runs reference kernels, several times slower, and says nothing.
+        if not any(op["op_name"] == "DELEGATE" for op in self._interpreter._get_ops_details()):
+            raise EngineError(f"{path}: the XNNPACK delegate took no part of the graph; install another ai-edge-litert")
         inputs, outputs = self._run.get_input_details(), self._run.get_output_details()
         self._input, details = next(iter(inputs.items()))
         dtype, shape = np.dtype(details["dtype"]).name, tuple(int(n) for n in details["shape"])

@@ -1,0 +1,69 @@
+"""Latency by stage, from the image file to the decision and its picture, files interleaved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+from cxr_edge.runtime.bundle import Bundle, ModelFile
+from cxr_edge.runtime.errors import EngineError, MissingExtraError
+from cxr_edge.runtime.gradcam import overlay
+from cxr_edge.runtime.image import read_image
+from cxr_edge.runtime.predictor import Predictor, load
+
+STAGES = ("decode", "preprocess", "inference", "total", "explanation")
+WARM_UP = 5
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Raw samples of one file in milliseconds, by stage.
+
+    `total` is decode + preprocess + inference, the heatmap included; `explanation` is the drawing of its picture.
+    """
+
+    file: ModelFile
+    backend: str
+    samples_ms: dict[str, list[float]] = field(default_factory=lambda: {stage: [] for stage in STAGES})
+
+
+def open_files(bundle: Bundle, engine: str, threads: int) -> tuple[list[Predictor], list[str]]:
+    """Load each file of a bundle that can run here; also why the others cannot."""
+    predictors, passed_over = [], []
+    for file in bundle.manifest.files:
+        if engine not in ("all", file.engine):
+            continue
+        try:
+            predictors.append(load(bundle.folder, file.engine, file.precision, threads=threads))
+        except (EngineError, MissingExtraError) as error:
+            passed_over.append(f"{file.path}: {error}")
+    if not predictors:
+        raise EngineError(f"no file of {bundle.folder} runs here with engine {engine}: {'; '.join(passed_over) or 'none'}")
+    return predictors, passed_over
+
+
+def measure(
+    predictors: Sequence[Predictor], images: Sequence[Path], samples: int, tick: Callable[[], None]
+) -> list[Latency]:
+    """Time every predictor on every image in turn, `samples` rounds after warm-up."""
+    latencies = [Latency(p.file, p.engine.backend) for p in predictors]
+    for round_ in range(-WARM_UP, samples):
+        image = images[round_ % len(images)]
+        for predictor, latency in zip(predictors, latencies, strict=True):
+            stages = sample(predictor, image)
+            if round_ >= 0:
+                for stage, milliseconds in stages.items():
+                    latency.samples_ms[stage].append(milliseconds)
+        tick()
+    return latencies
+
+
+def sample(predictor: Predictor, image: Path) -> dict[str, float]:
+    """Milliseconds of each stage for one image."""
+    prediction = predictor.predict(image)
+    gray = read_image(image)
+    start = perf_counter()
+    overlay(gray, prediction.heatmap, predictor.manifest.heatmap, predictor.manifest.input, prediction.label)
+    return {**prediction.timings_ms, "explanation": 1e3 * (perf_counter() - start)}

@@ -1,0 +1,53 @@
+"""What the benchmark found, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cxr_edge.benchmarks.latency import STAGES
+
+
+def print_benchmark(record: Mapping[str, Any], console: Console) -> None:
+    """Print the table of files and, if Keras was measured, how many times slower it is."""
+    options, machine = record["options"], record["machine"]
+    title = (
+        f"{machine['processor']}, {machine['cores']} cores; {options['threads']} thread(s), {options['samples']} samples "
+        f"interleaved; milliseconds, median [95th percentile]"
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("file", no_wrap=True)
+    for column in (*STAGES, "vs first", "heatmap's cost", "cold start", "peak RSS", "size"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in record["files"]:
+        table.add_row(row["file"], *(_stage(row["stages_ms"][stage]) for stage in STAGES), *_others(row))
+    console.print(table)
+    if keras := record.get("keras"):
+        slower = keras["times_slower"]
+        console.print(
+            f"Keras with GradientTape, file to decision and heatmap: {_stage(keras['total_ms'])} ms, "
+            f"{slower['ratio']:.0f} [{slower['low']:.0f}, {slower['high']:.0f}] times {keras['file']}",
+            highlight=False,
+        )
+    for reason in record["passed_over"]:
+        console.print(f"not measured: {reason}", highlight=False)
+
+
+def _others(row: Mapping[str, Any]) -> list[str]:
+    ratio, cost = row["total_against_first"], row.get("heatmap_cost")
+    return [
+        f"×{ratio['ratio']:.2f}",
+        f"{cost['ratio'] - 1:+.1%} [{cost['low'] - 1:+.1%}, {cost['high'] - 1:+.1%}]" if cost else "-",
+        f"{row['cold_start_s']:.2f} s" if "cold_start_s" in row else "-",
+        f"{row['peak_rss_mb']:.0f} MB" if "peak_rss_mb" in row else "-",
+        f"{row['bytes'] / 1e6:.2f} MB",
+    ]
+
+
+def _stage(found: Mapping[str, float]) -> str:
+    if "p50" not in found:
+        return "-"
+    return f"{found['p50']:.2f}" + (f" [{found['p95']:.2f}]" if "p95" in found else "")

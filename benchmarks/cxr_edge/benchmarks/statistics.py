@@ -1,0 +1,24 @@
+"""Percentiles that have the samples to stand on, and ratios with an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+#: Samples below which a percentile is noise and is not printed.
+NEEDED = {50: 20, 90: 64, 95: 130, 99: 662}
+
+
+def percentiles(samples: Sequence[float]) -> dict[str, float]:
+    """`p50`, `p90`, `p95`, `p99`: those that this many samples support."""
+    return {f"p{p}": float(np.percentile(samples, p)) for p, needed in NEEDED.items() if len(samples) >= needed}
+
+
+def median_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str, float]:
+    """Median of the ratios of samples taken side by side, with its 95 % bootstrap interval: `ratio`, `low`, `high`."""
+    from scipy.stats import bootstrap
+
+    ratios = np.asarray(numerator) / np.asarray(denominator)
+    interval = bootstrap((ratios,), np.median, n_resamples=2000, method="percentile", rng=0).confidence_interval
+    return {"ratio": float(np.median(ratios)), "low": float(interval.low), "high": float(interval.high)}

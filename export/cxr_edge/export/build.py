@@ -1,0 +1,174 @@
+"""Run -> bundle."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cxr_edge.export.run import Run
+from cxr_edge.runtime.bundle import ENGINE_OF_SUFFIX, MANIFEST, InputContract, Manifest, ModelFile, sha256
+from cxr_edge.runtime.dataset import CLASSES, LabelledImage, fingerprint, read_dataset, read_pixels
+from cxr_edge.runtime.errors import DataError, UsageError
+
+#: Packages whose release shapes the files.
+TOOLS = ("tensorflow", "keras", "tf2onnx", "onnx", "onnxslim", "onnxconverter-common")
+FILES = {
+    "onnx": {"fp32": "model.onnx", "fp16": "model.fp16.onnx"},
+    "tflite": {"fp32": "model.fp32.tflite", "fp16": "model.fp16.tflite", "int8": "model.int8.tflite"},
+}
+
+
+def build_bundle(
+    run_folder: Path,
+    bundle: Path,
+    calib: Path | None,
+    formats: Collection[str],
+    precisions: Collection[str],
+    calib_images: int,
+    step: Callable[[str], None],
+) -> Manifest:
+    """Export a run to a bundle folder, which appears whole at the end.
+
+    Parameters
+    ----------
+    calib
+        Data set that the int8 ranges are set on; images of the run's validation patients are left out.
+    formats, precisions
+        Which of `FILES` to write.
+    step
+        Told the name of each file before it is made.
+
+    Raises
+    ------
+    BundleError, DataError, UsageError
+        If the run, the calibration set or the choice of files cannot be used.
+    """
+    run = Run.open(run_folder)
+    wanted = [(f, p, name) for f in formats for p, name in FILES.get(f, {}).items() if p in precisions]
+    if not wanted:
+        raise UsageError(f"no file of format {', '.join(formats)} has precision {', '.join(precisions)}")
+    if bundle.exists() and not (bundle / MANIFEST).is_file() and (not bundle.is_dir() or any(bundle.iterdir())):
+        raise UsageError(f"{bundle}: exists and is not a bundle; choose another folder for -o")
+    calibration = _calibration_images(run, calib, calib_images) if any(p == "int8" for _, p, _ in wanted) else []
+    facts = _facts(run, bundle, calibration)
+
+    partial = bundle.with_name(bundle.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    files = []
+    writer = _Writer(run, facts, calibration)
+    for format, precision, name in wanted:
+        step(name)
+        writer.write(format, precision, partial / name)
+        engine = ENGINE_OF_SUFFIX[Path(name).suffix]
+        files.append(ModelFile(name, engine, precision, sha256(partial / name), (partial / name).stat().st_size))
+    manifest = replace(facts, files=tuple(files))
+    (partial / MANIFEST).write_text(manifest.to_json())
+    (partial / "MODEL_CARD.md").write_text(model_card(manifest))
+    shutil.rmtree(bundle, ignore_errors=True)
+    partial.rename(bundle)
+    return manifest
+
+
+class _Writer:
+    """Makes the files of one run; converts to ONNX once for both its precisions."""
+
+    def __init__(self, run: Run, facts: Manifest, calibration: Sequence[LabelledImage]) -> None:
+        self._run = run
+        self._facts = facts
+        self._network = run.network()
+        self._pixels = read_pixels(calibration, facts.input.height, facts.input.width)
+        self._onnx: Any = None
+
+    def write(self, format: str, precision: str, path: Path) -> None:
+        engine = ENGINE_OF_SUFFIX[path.suffix]
+        itself = ModelFile(path.name, engine, precision, "", 0)  # a file cannot hold its own hash
+        facts = json.dumps(asdict(replace(self._facts, files=(itself,))))
+        (self._write_onnx if format == "onnx" else self._write_tflite)(precision, path, facts)
+
+    def _write_onnx(self, precision: str, path: Path, facts: str) -> None:
+        from cxr_edge.export import onnx
+        from cxr_edge.export.graph import deployment_model
+
+        if self._onnx is None:
+            self._onnx = onnx.onnx_from_keras(deployment_model(self._network, self._run.temperature))
+        onnx.write_onnx(onnx.to_fp16(self._onnx) if precision == "fp16" else self._onnx, path, facts)
+
+    def _write_tflite(self, precision: str, path: Path, facts: str) -> None:
+        from cxr_edge.export import tflite
+        from cxr_edge.export.graph import deployment_model
+
+        dtype = "float32" if precision == "int8" else "uint8"
+        model = deployment_model(self._network, self._run.temperature, dtype)
+        tflite.write_tflite(tflite.tflite_from_keras(model, precision, self._pixels), path, facts, CLASSES)
+
+
+def _calibration_images(run: Run, calib: Path | None, count: int) -> list[LabelledImage]:
+    """Draw calibration images evenly over the data set, without the patients that the run was validated on."""
+    if calib is None:
+        raise UsageError("int8 needs radiographs to set its ranges on: name a data set with --calib")
+    held_out = set(run.record["split"]["validation_files"])
+    images = [i for i in read_dataset(calib, ("train", "val")) if f"{i.path.parent.name}/{i.path.name}" not in held_out]
+    if not images:
+        raise DataError(f"{calib}: holds only images of the run's validation patients; calibrate on others")
+    rows = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
+    return [images[row] for row in rows]
+
+
+def _facts(run: Run, bundle: Path, calibration: Sequence[LabelledImage]) -> Manifest:
+    record = run.record
+    held_back = {"history", "split", "operating_points", "heatmap", "input", "temperature", "schema_version"}
+    split = {key: value for key, value in record["split"].items() if key in ("rule", "train_images", "validation_images")}
+    return Manifest(
+        name=record["config"]["arch"],
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        input=InputContract(record["input"]["height"], record["input"]["width"]),
+        heatmap=run.geometry,
+        operating_points=run.operating_points,
+        temperature=run.temperature,
+        training={key: value for key, value in record.items() if key not in held_back}
+        # Relative, so that run and bundle may move together; `verify` trusts the hash, not the place.
+        | {"run": Path(os.path.relpath(run.folder, bundle)).as_posix(), "split": split, "export_versions": {name: version(name) for name in TOOLS}},
+        calibration={"images": len(calibration), "fingerprint": fingerprint(calibration)} if calibration else {},
+    )
+
+
+def model_card(manifest: Manifest) -> str:
+    """MODEL_CARD.md: what the model is for, what it was made of, and how well it did where."""
+    training = manifest.training
+    metrics = "\n".join(f"| {name} | {value:.4f} |" for name, value in training["metrics"]["validation"].items())
+    points = "\n".join(f"- `{p.name}`: p ≥ {p.threshold:.4f}, {p.chosen}" for p in manifest.operating_points)
+    files = "\n".join(f"| {f.path} | {f.precision} | {f.bytes / 1e6:.2f} MB |" for f in manifest.files)
+    return f"""# {manifest.name}: pneumonia on chest radiographs
+
+Research tool, **not a medical device**. It decides whether a frontal chest radiograph resembles those labelled
+pneumonia or normal in its training data, and nothing else.
+
+- Input: {manifest.input.height}×{manifest.input.width} grayscale, raw pixels 0–255; the files normalise by themselves.
+- Training: {training["split"]["train_images"]} images, seed {training["config"]["seed"]}, data fingerprint
+  `{training["data"]["fingerprint"][:16]}…`; split {training["split"]["rule"]}.
+
+Operating points:
+
+{points}
+
+On {training["split"]["validation_images"]} images of held-out patients of the same data set, which also chose the
+threshold (expect less elsewhere):
+
+| | |
+|---|---|
+{metrics}
+
+| file | precision | size |
+|---|---|---|
+{files}
+"""

@@ -1,0 +1,65 @@
+"""The deployment graph: the same in every format.
+
+In: `image`, raw uint8 grayscale pixels (N, H, W, 1). Out, by name: `probability` (N,), `logit` (N,), `heatmap` (N, h, w).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cxr_edge.runtime.errors import BundleError
+
+if TYPE_CHECKING:
+    import keras
+
+
+def deployment_model(network: keras.Model, temperature: float = 1.0, input_dtype: str = "uint8") -> keras.Model:
+    r"""Rewrite a trained classifier as the deployment graph.
+
+    Grad-CAM without gradients. With A the last feature map (H×W×K), the head is
+    logit = w2 · ReLU(mean_ij(A_ij) W1 + b1) + b2, so Grad-CAM's weights (Selvaraju et al. 2017) are closed form:
+    alpha = W1 · (w2 ⊙ 1[hidden > 0]) / (H·W), map = ReLU(A · alpha).
+
+    The mean and W1 are linear and commute: U = A W1 (H×W×128) gives hidden = ReLU(mean_ij(U_ij) + b1) *and*
+    map = ReLU(U · (w2 ⊙ 1[hidden > 0])) / (H·W). W1 serves both as one 1×1 convolution; as two matrices it would stand in
+    the file twice, once transposed. The mask is sign(hidden): a Cast of a comparison breaks the fp16 conversion.
+
+    Parameters
+    ----------
+    network
+        (N, H, W, 1) in [0, 255] -> logit (N, 1), with the layers `pool`, `hidden` and `logit` of `cxr_edge.train.models`.
+    temperature
+        probability = sigmoid(logit / temperature) (Guo et al. 2017).
+    input_dtype
+        `uint8`; `float32` for the integer TFLite converter, which sets the type of its input by itself.
+
+    Raises
+    ------
+    BundleError
+        If the network has no such head.
+    """
+    import keras
+    from keras import ops
+
+    try:
+        features = network.get_layer("pool").input
+        hidden_layer, logit_layer = network.get_layer("hidden"), network.get_layer("logit")
+    except ValueError as error:
+        raise BundleError(f"{network.name}: not a network of cxr-edge train ({error})") from error
+    weights, bias = hidden_layer.get_weights()
+    backbone = keras.Model(network.inputs[0], features)
+    cells = features.shape[1] * features.shape[2]
+
+    image = keras.Input(network.input_shape[1:], dtype=input_dtype, name="image")
+    feature_map = backbone(ops.cast(image, "float32"))
+    if isinstance(feature_map, list):  # what a model built on a list returns; a mean over it would average other axes
+        raise BundleError(f"{network.name}: its backbone returns {len(feature_map)} tensors instead of one")
+    projection = keras.layers.Conv2D(weights.shape[1], 1, use_bias=False, name="hidden_per_cell")
+    per_cell = projection(feature_map)
+    projection.set_weights([weights[None, None]])
+    hidden = ops.relu(ops.mean(per_cell, axis=(1, 2)) + bias)
+    logit = ops.squeeze(logit_layer(hidden), axis=1)
+    per_hidden = ops.sign(hidden) * ops.squeeze(logit_layer.kernel, axis=1) / cells
+    heatmap = ops.relu(ops.sum(per_cell * per_hidden[:, None, None, :], axis=-1))
+    outputs = {"probability": ops.sigmoid(logit / temperature), "logit": logit, "heatmap": heatmap}
+    return keras.Model(image, outputs, name=network.name)

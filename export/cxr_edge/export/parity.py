@@ -1,0 +1,193 @@
+"""Does an exported file decide as the trained network does? Measured on whole data sets, from the image file on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.runtime.bundle import ModelFile, OperatingPoint
+from cxr_edge.runtime.dataset import LabelledImage
+from cxr_edge.runtime.engines import Outputs
+from cxr_edge.runtime.errors import DataError, ImageError
+from cxr_edge.runtime.predictor import Predictor
+
+Floats = npt.NDArray[np.floating[Any]]
+Labels = npt.NDArray[np.int64]
+
+RESAMPLES = 1000
+TOP_SHARE = 0.2
+#: Heatmaps whose peak contributes less than this to the logit say "nothing here"; two of them agree.
+EMPTY_LOGIT = 1e-3
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How one file differs from the trained network on N labelled images.
+
+    Attributes
+    ----------
+    logit_max
+        Largest |Δlogit|.
+    probability_max, probability_p99
+        Largest and 99th percentile of |Δprobability|.
+    flips
+        Operating point -> number of images decided otherwise.
+    auc_delta, auc_interval
+        AUC of the file minus the network's, by logit, as probabilities near 1 tie in float32; 95 % interval of a paired percentile bootstrap over images.
+    sensitivity_delta, specificity_delta
+        At the default operating point, file minus network.
+    ece_delta
+        Expected calibration error, file minus network.
+    heatmap_rank_correlation
+        Median over images of Spearman's rho of the heatmap's cells.
+    heatmap_iou
+        Median over images of the overlap (intersection over union) of the 20 % hottest cells.
+    """
+
+    file: ModelFile
+    backend: str
+    images: int
+    logit_max: float
+    probability_max: float
+    probability_p99: float
+    flips: dict[str, int]
+    auc_delta: float
+    auc_interval: tuple[float, float]
+    sensitivity_delta: float
+    specificity_delta: float
+    ece_delta: float
+    heatmap_rank_correlation: float
+    heatmap_iou: float
+
+    @property
+    def flip_rate(self) -> float:
+        """Share of images decided otherwise, at the worst operating point."""
+        return max(self.flips.values()) / self.images
+
+
+def run_file(predictor: Predictor, images: Sequence[LabelledImage], tick: Callable[[], None]) -> Outputs:
+    """Run a file in its engine over image files, the runtime's whole way; `tick` is called for each image."""
+    predictions = []
+    for result in predictor.predict_many(image.path for image in images):
+        if isinstance(result, ImageError):
+            raise DataError(f"an image cannot be read; repair or remove it: {result}")
+        predictions.append(result)
+        tick()
+    return Outputs(
+        np.array([p.probability for p in predictions], np.float32),
+        np.array([p.logit for p in predictions], np.float32),
+        np.stack([p.heatmap for p in predictions]),
+    )
+
+
+def compare(
+    file: ModelFile,
+    backend: str,
+    outputs: Outputs,
+    reference: Outputs,
+    labels: Labels,
+    points: Sequence[OperatingPoint],
+) -> Parity:
+    """Measure a file's outputs against the reference's, image by image."""
+    change = np.abs(outputs.probability - reference.probability)
+    low, high = auc_delta_interval(labels, outputs.logit, reference.logit)
+    threshold = points[0].threshold
+    sick, healthy = labels == 1, labels == 0
+    decided, expected = outputs.probability >= threshold, reference.probability >= threshold
+    return Parity(
+        file=file,
+        backend=backend,
+        images=len(labels),
+        logit_max=_largest(np.abs(outputs.logit - reference.logit)),
+        probability_max=_largest(change),
+        probability_p99=float(np.quantile(change, 0.99)),
+        flips={point.name: count_flips(outputs, reference, point.threshold) for point in points},
+        auc_delta=auc(labels, outputs.logit) - auc(labels, reference.logit),
+        auc_interval=(low, high),
+        sensitivity_delta=float(decided[sick].mean() - expected[sick].mean()),
+        specificity_delta=float(expected[healthy].mean() - decided[healthy].mean()),
+        ece_delta=calibration_error(labels, outputs.probability) - calibration_error(labels, reference.probability),
+        heatmap_rank_correlation=float(np.median(rank_correlation(outputs.heatmap, reference.heatmap))),
+        heatmap_iou=float(np.median(top_overlap(outputs.heatmap, reference.heatmap))),
+    )
+
+
+def count_flips(outputs: Outputs, reference: Outputs, threshold: float) -> int:
+    """Images that lie on the other side of a threshold; NaN counts, as it decides for neither."""
+    decided = outputs.probability >= threshold
+    return int(np.sum((decided != (reference.probability >= threshold)) | np.isnan(outputs.probability)))
+
+
+def auc(labels: Labels, score: Floats) -> float:
+    """Area under the ROC curve, by ranks (Mann-Whitney); NaN where a class is absent."""
+    from scipy.stats import rankdata
+
+    positives = int(labels.sum())
+    negatives = len(labels) - positives
+    if not positives or not negatives:
+        return float("nan")
+    ranks = rankdata(score)[labels == 1].sum()
+    return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def auc_delta_interval(labels: Labels, score: Floats, reference: Floats) -> tuple[float, float]:
+    """95 % interval of the difference of two AUCs on the same images: paired percentile bootstrap (Efron 1979)."""
+    random = np.random.default_rng(0)
+    deltas = []
+    for _ in range(RESAMPLES):
+        rows = random.integers(0, len(labels), len(labels))
+        deltas.append(auc(labels[rows], score[rows]) - auc(labels[rows], reference[rows]))
+    low, high = np.nanquantile(deltas, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def calibration_error(labels: Labels, probability: Floats, bins: int = 15) -> float:
+    """Expected calibration error: |mean probability − share of sick| over equal-width bins (Naeini et al. 2015)."""
+    index = np.minimum((probability * bins).astype(int), bins - 1)
+    gaps = [abs(float((probability[index == b] - labels[index == b]).sum())) for b in range(bins)]
+    return sum(gaps) / len(labels)
+
+
+def rank_correlation(maps: Floats, reference: Floats) -> Floats:
+    """Spearman's rho of each pair of heatmaps: (N, h, w) twice -> (N,) in [-1, 1].
+
+    Two maps that say nothing agree (1); one that does and one that does not, disagree (0).
+    """
+    from scipy.stats import rankdata
+
+    ranks = [rankdata(m.reshape(len(m), -1), axis=1) for m in (maps, reference)]
+    a, b = (r - r.mean(axis=1, keepdims=True) for r in ranks)
+    scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    correlation = np.divide((a * b).sum(axis=1), scale, out=np.zeros(len(a)), where=scale > 0)
+    return np.where(_both_empty(maps, reference), 1.0, correlation)
+
+
+def top_overlap(maps: Floats, reference: Floats) -> Floats:
+    """Intersection over union of the hottest fifth of the cells: (N, h, w) twice -> (N,) in [0, 1]."""
+    flat, other = (m.reshape(len(m), -1) for m in (maps, reference))
+    count = max(1, round(TOP_SHARE * flat.shape[1]))
+    hottest, expected = (_hottest(m, count) for m in (flat, other))
+    overlap = (hottest & expected).sum(axis=1) / np.maximum((hottest | expected).sum(axis=1), 1)
+    return np.where(_both_empty(maps, reference), 1.0, overlap)
+
+
+def _hottest(flat: Floats, count: int) -> npt.NDArray[np.bool_]:
+    """Mask of the `count` largest cells of each row; cells of value 0 never count."""
+    mask = np.zeros(flat.shape, bool)
+    np.put_along_axis(mask, np.argsort(-flat, axis=1, kind="stable")[:, :count], True, axis=1)
+    return mask & (flat > 0)
+
+
+def _both_empty(maps: Floats, reference: Floats) -> npt.NDArray[np.bool_]:
+    peaks: Iterable[Floats] = (m.reshape(len(m), -1).max(axis=1) for m in (maps, reference))
+    first, second = peaks
+    return np.asarray((first < EMPTY_LOGIT) & (second < EMPTY_LOGIT))
+
+
+def _largest(values: Floats) -> float:
+    """Maximum in which NaN counts as infinitely wrong."""
+    return float(np.nan_to_num(values, nan=np.inf).max())

@@ -1,0 +1,105 @@
+"""A run of `cxr-edge train`, read from its folder: the contract between training and export."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.runtime.bundle import HeatmapGeometry, OperatingPoint, sha256
+from cxr_edge.runtime.engines import Outputs
+from cxr_edge.runtime.errors import BundleError, IntegrityError
+
+if TYPE_CHECKING:
+    import keras
+
+SCHEMA_VERSION = 1
+#: Images that the Keras network sees at once.
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained network and the facts about it (`run.json`)."""
+
+    folder: Path
+    record: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """Read a run and check that its network is the one that was trained.
+
+        Raises
+        ------
+        BundleError, IntegrityError
+            If the folder is no run, of another schema, or its network was changed.
+        """
+        try:
+            record = json.loads((folder / "run.json").read_bytes())
+        except FileNotFoundError as error:
+            raise BundleError(f"{folder}: no run (run.json not found); make one with `cxr-edge train DATA -o {folder}`") from error
+        except ValueError as error:
+            raise BundleError(f"{folder / 'run.json'}: not JSON ({error})") from error
+        if record.get("schema_version") != SCHEMA_VERSION:
+            raise BundleError(f"{folder}: schema_version {record.get('schema_version')}; train again with this cxr-edge")
+        if sha256(folder / "model.keras") != record["model_sha256"]:
+            raise IntegrityError(f"{folder / 'model.keras'}: is not the network that run.json tells of; train again")
+        return cls(folder, record)
+
+    @property
+    def temperature(self) -> float:
+        """Of the probability: sigmoid(logit / temperature)."""
+        return float(self.record["temperature"])
+
+    @property
+    def geometry(self) -> HeatmapGeometry:
+        """Where the heatmap's cells lie."""
+        return HeatmapGeometry(**self.record["heatmap"])
+
+    @property
+    def operating_points(self) -> tuple[OperatingPoint, ...]:
+        """Thresholds chosen in training."""
+        return tuple(OperatingPoint(**point) for point in self.record["operating_points"])
+
+    def network(self) -> keras.Model:
+        """Load the trained network."""
+        import keras
+
+        return keras.models.load_model(self.folder / "model.keras", compile=False)
+
+
+class Reference:
+    """What the trained network itself says, by Keras and autodiff: the standard that every exported file is held to.
+
+    It shares no line with the deployment graph. Grad-CAM is the textbook one (Selvaraju et al. 2017), by GradientTape.
+    """
+
+    def __init__(self, network: keras.Model, temperature: float) -> None:
+        import keras
+
+        pool = network.get_layer("pool")
+        self._backbone = keras.Model(network.inputs[0], pool.input)
+        self._head = keras.Model(pool.input, network.outputs[0])
+        self._temperature = temperature
+
+    def run(self, images: npt.NDArray[np.uint8]) -> Outputs:
+        """Decide and explain (N, H, W, 1) uint8."""
+        import tensorflow as tf
+
+        logits, heatmaps = [], []
+        for start in range(0, len(images), BATCH):
+            features = self._backbone(images[start : start + BATCH].astype(np.float32), training=False)
+            with tf.GradientTape() as tape:
+                tape.watch(features)
+                logit = self._head(features, training=False)[:, 0]
+            weights = tf.reduce_mean(tape.gradient(logit, features), axis=(1, 2), keepdims=True)
+            heatmaps.append(tf.nn.relu(tf.reduce_sum(weights * features, axis=-1)).numpy())
+            logits.append(logit.numpy())
+        logit = np.concatenate(logits)
+        probability = 1 / (1 + np.exp(-logit.astype(np.float64) / self._temperature))
+        return Outputs(probability.astype(np.float32), logit, np.concatenate(heatmaps))

@@ -30,7 +30,9 @@ from cxr_edge.runtime.quiet import import_keras_quietly
 )
 @click.option("--cold/--no-cold", default=True, show_default=True, help="Cold start and memory, in fresh processes.")
 @click.option("--heatmap/--no-heatmap", default=True, show_default=True, help="Cost of the in-graph heatmap.")
-@click.option("--keras", "run", type=click.Path(path_type=Path), metavar="RUN", help="Also time Keras with GradientTape.")
+@click.option(
+    "--keras", "run", type=click.Path(path_type=Path), metavar="RUN", help="Also time Keras with GradientTape."
+)
 @click.option("--python", type=click.Path(), help="Interpreter for cold starts, as of a bare environment.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the JSON, raw samples included, here too.")
 @output_format("table", "json")

@@ -51,7 +51,9 @@ class DemoResult:
 
 @click.command()
 @click.argument("data", type=click.Path(path_type=Path), required=False)
-@click.option("-o", "--output", type=click.Path(path_type=Path), default="demo", show_default=True, help="Folder to write.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default="demo", show_default=True, help="Folder to write."
+)
 @click.option("--weights", default="imagenet", show_default=True, help="For DATA, as of `cxr-edge train`.")
 @click.option("--epochs", type=click.IntRange(1), help="[default: 14 on drawn radiographs, 4 on DATA]")
 @click.option("--patients", type=click.IntRange(10), default=PATIENTS, show_default=True, help="Drawn for each class.")
@@ -59,8 +61,8 @@ class DemoResult:
 def demo(data: Path | None, output: Path, weights: str, epochs: int | None, patients: int, seed: int) -> None:
     """Train, export, verify, predict and benchmark in one go, ending with a report.
 
-    Without DATA it draws chest phantoms and trains a small network on them, within 4 minutes on 2 cores; with DATA, in the
-    Kaggle layout, it fine-tunes MobileNetV2 on real radiographs.
+    Without DATA it draws chest phantoms and trains a small network on them, within 4 minutes on 2 cores; with DATA, in
+    the Kaggle layout, it fine-tunes MobileNetV2 on real radiographs.
 
     \b
       cxr-edge demo

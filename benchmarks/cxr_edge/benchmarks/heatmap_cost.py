@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -24,7 +24,7 @@ def without_heatmap(source: Path, target: Path) -> None:
 def heatmap_cost(
     file: Path, pruned: Path, images: npt.NDArray[np.uint8], threads: int, samples: int, tick: Callable[[], None]
 ) -> dict[str, Any]:
-    """Run both interleaved on (N, H, W, 1) uint8: the median ratio of their times, its interval, and the raw samples."""
+    """Run both interleaved on (N, H, W, 1) uint8: the ratio of their times, its interval, the raw samples."""
     run_both = [_runner(path, threads) for path in (file, pruned)]
     times: list[list[float]] = [[], []]
     for round_ in range(-5, samples):

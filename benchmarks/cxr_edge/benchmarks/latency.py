@@ -40,7 +40,9 @@ def open_files(bundle: Bundle, engine: str, threads: int) -> tuple[list[Predicto
         except (EngineError, MissingExtraError) as error:
             passed_over.append(f"{file.path}: {error}")
     if not predictors:
-        raise EngineError(f"no file of {bundle.folder} runs here with engine {engine}: {'; '.join(passed_over) or 'none'}")
+        raise EngineError(
+            f"no file of {bundle.folder} runs here with engine {engine}: {'; '.join(passed_over) or 'none'}"
+        )
     return predictors, passed_over
 
 

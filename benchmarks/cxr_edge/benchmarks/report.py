@@ -15,8 +15,8 @@ def print_benchmark(record: Mapping[str, Any], console: Console) -> None:
     """Print the table of files and, if Keras was measured, how many times slower it is."""
     options, machine = record["options"], record["machine"]
     title = (
-        f"{machine['processor']}, {machine['cores']} cores; {options['threads']} thread(s), {options['samples']} samples "
-        f"interleaved; milliseconds, median [95th percentile]"
+        f"{machine['processor']}, {machine['cores']} cores; {options['threads']} thread(s), {options['samples']} "
+        f"samples interleaved; milliseconds, median [95th percentile]"
     )
     table = Table(title=title, title_justify="left")
     table.add_column("file", no_wrap=True)

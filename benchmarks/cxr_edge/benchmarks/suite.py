@@ -55,7 +55,11 @@ def benchmark(path: Path, images: Sequence[Path], options: Options, progress: Pr
         if options.cold:
             progress("cold start", index, len(latencies))
             start = cold_start(path, latency.file, images[0], *([options.python] if options.python else []))
-            row |= {"cold_start_s": median(start.seconds), "peak_rss_mb": start.peak_rss_mb, "cold_starts_s": start.seconds}
+            row |= {
+                "cold_start_s": median(start.seconds),
+                "peak_rss_mb": start.peak_rss_mb,
+                "cold_starts_s": start.seconds,
+            }
             progress("cold start", index + 1, len(latencies))
         if options.heatmap and latency.file.engine != "tensorrt":
             row["heatmap_cost"] = _heatmap_cost(bundle, predictor, images, options, progress)
@@ -77,7 +81,9 @@ def machine() -> dict[str, Any]:
     processor = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
         processor = names[0] if names else processor
     return {
         "system": f"{platform.system()} {platform.machine()}",
@@ -108,7 +114,10 @@ def _heatmap_cost(
     feed = bundle.manifest.input
     pixels = read_pixels([LabelledImage(path, 0) for path in images], feed.height, feed.width)
     name = predictor.file.path
-    with tempfile.TemporaryDirectory() as folder, _bar(progress, f"heatmap's cost, {name}", options.samples + 5) as tick:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _bar(progress, f"heatmap's cost, {name}", options.samples + 5) as tick,
+    ):
         pruned = Path(folder) / name
         without_heatmap(bundle.folder / name, pruned)
         return heatmap_cost(bundle.folder / name, pruned, pixels, options.threads, options.samples, tick)

@@ -127,7 +127,9 @@ def _calibration_images(run: Run, calib: Path | None, count: int) -> list[Labell
 def _facts(run: Run, bundle: Path, calibration: Sequence[LabelledImage]) -> Manifest:
     record = run.record
     held_back = {"history", "split", "operating_points", "heatmap", "input", "temperature", "schema_version"}
-    split = {key: value for key, value in record["split"].items() if key in ("rule", "train_images", "validation_images")}
+    split = {
+        key: value for key, value in record["split"].items() if key in ("rule", "train_images", "validation_images")
+    }
     return Manifest(
         name=record["config"]["arch"],
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -137,7 +139,11 @@ def _facts(run: Run, bundle: Path, calibration: Sequence[LabelledImage]) -> Mani
         temperature=run.temperature,
         training={key: value for key, value in record.items() if key not in held_back}
         # Relative, so that run and bundle may move together; `verify` trusts the hash, not the place.
-        | {"run": Path(os.path.relpath(run.folder, bundle)).as_posix(), "split": split, "export_versions": {name: version(name) for name in TOOLS}},
+        | {
+            "run": Path(os.path.relpath(run.folder, bundle)).as_posix(),
+            "split": split,
+            "export_versions": {name: version(name) for name in TOOLS},
+        },
         calibration={"images": len(calibration), "fingerprint": fingerprint(calibration)} if calibration else {},
     )
 

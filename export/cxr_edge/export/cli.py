@@ -35,8 +35,8 @@ def export(
 ) -> None:
     """Export a trained RUN to a bundle of ONNX and TFLite files.
 
-    TensorRT plans run only where they are built: on the device, build one into a BUNDLE that was copied there. That needs
-    an NVIDIA GPU and cxr-edge[tensorrt], but no training framework.
+    TensorRT plans run only where they are built: on the device, build one into a BUNDLE that was copied there. That
+    needs an NVIDIA GPU and cxr-edge[tensorrt], but no training framework.
 
     \b
       cxr-edge export runs/first -o bundle --calib chest_xray
@@ -64,7 +64,12 @@ def export(
 
 
 def _export_files(
-    run: Path, bundle: Path, calib: Path | None, calib_images: int, formats: tuple[str, ...], precisions: tuple[str, ...]
+    run: Path,
+    bundle: Path,
+    calib: Path | None,
+    calib_images: int,
+    formats: tuple[str, ...],
+    precisions: tuple[str, ...],
 ) -> None:
     import_keras_quietly()
     from rich.console import Console

@@ -1,6 +1,7 @@
 """The deployment graph: the same in every format.
 
-In: `image`, raw uint8 grayscale pixels (N, H, W, 1). Out, by name: `probability` (N,), `logit` (N,), `heatmap` (N, h, w).
+In: `image`, raw uint8 grayscale pixels (N, H, W, 1). Out, by name: `probability` (N,), `logit` (N,),
+`heatmap` (N, h, w).
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ def deployment_model(network: keras.Model, temperature: float = 1.0, input_dtype
     alpha = W1 · (w2 ⊙ 1[hidden > 0]) / (H·W), map = ReLU(A · alpha).
 
     The mean and W1 are linear and commute: U = A W1 (H×W×128) gives hidden = ReLU(mean_ij(U_ij) + b1) *and*
-    map = ReLU(U · (w2 ⊙ 1[hidden > 0])) / (H·W). W1 serves both as one 1×1 convolution; as two matrices it would stand in
-    the file twice, once transposed. The mask is sign(hidden): a Cast of a comparison breaks the fp16 conversion.
+    map = ReLU(U · (w2 ⊙ 1[hidden > 0])) / (H·W). W1 serves both as one 1×1 convolution; as two matrices it would stand
+    in the file twice, once transposed. The mask is sign(hidden): a Cast of a comparison breaks the fp16 conversion.
 
     Parameters
     ----------
     network
-        (N, H, W, 1) in [0, 255] -> logit (N, 1), with the layers `pool`, `hidden` and `logit` of `cxr_edge.train.models`.
+        (N, H, W, 1) in [0, 255] -> logit (N, 1), with the layers `pool`, `hidden`, `logit` of `cxr_edge.train.models`.
     temperature
         probability = sigmoid(logit / temperature) (Guo et al. 2017).
     input_dtype

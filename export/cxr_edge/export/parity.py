@@ -37,7 +37,8 @@ class Parity:
     flips
         Operating point -> number of images decided otherwise.
     auc_delta, auc_interval
-        AUC of the file minus the network's, by logit, as probabilities near 1 tie in float32; 95 % interval of a paired percentile bootstrap over images.
+        AUC of the file minus the network's, by logit, because probabilities near 1 tie in float32; 95 % interval of a
+        paired percentile bootstrap over images.
     sensitivity_delta, specificity_delta
         At the default operating point, file minus network.
     ece_delta

@@ -8,8 +8,8 @@ from rich.table import Table
 from cxr_edge.export.verify import FileResult, Verification
 
 COLUMNS = (
-    "file", "flips", "max |Δlogit|", "max |Δp|", "p99 |Δp|", "ΔAUC [95 %]", "Δsens", "Δspec", "ΔECE", "map ρ", "map IoU",
-    "gate",
+    "file", "flips", "max |Δlogit|", "max |Δp|", "p99 |Δp|", "ΔAUC [95 %]", "Δsens", "Δspec", "ΔECE", "map ρ",
+    "map IoU", "gate",
 )  # fmt: skip
 
 
@@ -23,8 +23,8 @@ def print_verification(verification: Verification, console: Console) -> None:
     console.print(table)
     p = verification.preprocessing
     console.print(
-        f"preprocessing against Pillow, {p.images} images: pixels differ by {p.pixel_max} at most, {p.pixel_mean:.4f} on "
-        f"average; {p.flips} decisions flipped, max |Δp| {p.probability_max:.4f}",
+        f"preprocessing against Pillow, {p.images} images: pixels differ by {p.pixel_max} at most, {p.pixel_mean:.4f} "
+        f"on average; {p.flips} decisions flipped, max |Δp| {p.probability_max:.4f}",
         highlight=False,
     )
     for result in verification.files:

@@ -42,11 +42,15 @@ class Run:
         try:
             record = json.loads((folder / "run.json").read_bytes())
         except FileNotFoundError as error:
-            raise BundleError(f"{folder}: no run (run.json not found); make one with `cxr-edge train DATA -o {folder}`") from error
+            raise BundleError(
+                f"{folder}: no run (run.json not found); make one with `cxr-edge train DATA -o {folder}`"
+            ) from error
         except ValueError as error:
             raise BundleError(f"{folder / 'run.json'}: not JSON ({error})") from error
         if record.get("schema_version") != SCHEMA_VERSION:
-            raise BundleError(f"{folder}: schema_version {record.get('schema_version')}; train again with this cxr-edge")
+            raise BundleError(
+                f"{folder}: schema_version {record.get('schema_version')}; train again with this cxr-edge"
+            )
         if sha256(folder / "model.keras") != record["model_sha256"]:
             raise IntegrityError(f"{folder / 'model.keras'}: is not the network that run.json tells of; train again")
         return cls(folder, record)

@@ -162,7 +162,9 @@ class Bundle:
             return cls(path.parent, _lone_manifest(path))
         manifest = path / MANIFEST
         if not manifest.is_file():
-            raise BundleError(f"{path}: no bundle ({MANIFEST} not found); make one with `cxr-edge export RUN -o {path}`")
+            raise BundleError(
+                f"{path}: no bundle ({MANIFEST} not found); make one with `cxr-edge export RUN -o {path}`"
+            )
         facts = Manifest.from_json(manifest.read_bytes(), str(manifest))
         return cls(path, replace(facts, files=(*facts.files, *_plans(path))))
 
@@ -196,7 +198,7 @@ class Bundle:
         """What `cxr-edge verify` last found (`parity.json`); empty if it has not run."""
         path = self.folder / "parity.json"
         try:
-            return json.loads(path.read_bytes()) if path.is_file() else {}  # type: ignore[no-any-return]
+            return json.loads(path.read_bytes()) if path.is_file() else {}
         except ValueError as error:
             raise BundleError(f"{path}: not JSON ({error}); run `cxr-edge verify` again") from error
 

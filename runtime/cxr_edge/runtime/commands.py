@@ -29,7 +29,9 @@ def model_options(function: F) -> F:
     """The options that choose a model, an engine and a threshold."""
     for option in (
         click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine.  [default: cores, up to 4]"),
-        click.option("--operating-point", metavar="NAME", help="Threshold to decide by.  [default: the manifest's first]"),
+        click.option(
+            "--operating-point", metavar="NAME", help="Threshold to decide by.  [default: the manifest's first]"
+        ),
         click.option("--precision", type=click.Choice(("auto", *PRECISIONS)), default="auto", show_default=True),
         click.option("--engine", type=click.Choice(("auto", *ENGINES)), default="auto", show_default=True),
         click.option("-m", "--model", "bundle", type=click.Path(), help="Bundle folder or lone model file."),
@@ -107,7 +109,9 @@ def inspect(bundle: Path | None, format: str) -> None:
         points = ", ".join(f"{p.name} p ≥ {p.threshold:.4f} ({p.chosen})" for p in manifest.operating_points)
         feed = manifest.input
         click.echo(f"model             {manifest.name}, exported {manifest.created}")
-        click.echo(f"input             {feed.name}: {feed.dtype} (N, {feed.height}, {feed.width}, {feed.channels}) in [0, 255]")
+        click.echo(
+            f"input             {feed.name}: {feed.dtype} (N, {feed.height}, {feed.width}, {feed.channels}) in [0, 255]"
+        )
         click.echo(f"classes           {', '.join(manifest.classes)}")
         click.echo(f"operating points  {points}\n")
         emit(rows, format)
@@ -187,7 +191,7 @@ def _unique_stems(images: Sequence[str]) -> list[str]:
     return names
 
 
-def _error(error: ImageError) -> Row:
+def _error(error: ImageError) -> dict[str, Any]:
     return {"error": {"type": type(error).__name__, "message": str(error)}}
 
 

@@ -33,7 +33,9 @@ def emit(result: Row | Iterable[Row], format: str) -> None:
             click.echo(json.dumps(row))
     elif format == "csv":
         rows = [_scalars(row) for row in _rows(result)]
-        writer = csv.DictWriter(sys.stdout, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+        writer = csv.DictWriter(
+            sys.stdout, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n"
+        )
         writer.writeheader()
         writer.writerows(rows)
     else:

@@ -20,7 +20,9 @@ OPACITY = 0.6
 TURBO_RGB = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, np.newaxis], cv2.COLORMAP_TURBO)[:, :, ::-1].copy()
 
 
-def upsample(heatmap: FloatArray, geometry: HeatmapGeometry, contract: InputContract, height: int, width: int) -> FloatArray:
+def upsample(
+    heatmap: FloatArray, geometry: HeatmapGeometry, contract: InputContract, height: int, width: int
+) -> FloatArray:
     """Spread the cells of a heatmap over an image, each cell's value at the centre of its receptive field.
 
     A plain resize would place them in the middle of equal tiles, which strided padding makes wrong by half a cell.
@@ -38,7 +40,7 @@ def upsample(heatmap: FloatArray, geometry: HeatmapGeometry, contract: InputCont
     """
     rows = _interpolation(height, contract.height, heatmap.shape[0], geometry)
     columns = _interpolation(width, contract.width, heatmap.shape[1], geometry)
-    return rows @ heatmap @ columns.T
+    return np.asarray(rows @ heatmap @ columns.T, np.float32)
 
 
 def _interpolation(pixels: int, network_pixels: int, cells: int, geometry: HeatmapGeometry) -> FloatArray:
@@ -47,7 +49,7 @@ def _interpolation(pixels: int, network_pixels: int, cells: int, geometry: Heatm
     centres = (np.arange(pixels) + 0.5) * (network_pixels / pixels) - 0.5
     position = np.clip((centres - geometry.origin) / geometry.stride, 0, cells - 1)
     distance = np.abs(position[:, np.newaxis] - np.arange(cells))
-    return np.maximum(1 - distance, 0).astype(np.float32)
+    return np.asarray(np.maximum(1 - distance, 0), np.float32)
 
 
 def overlay(

@@ -38,9 +38,7 @@ def preprocess(gray: Gray, height: int = 224, width: int = 224) -> Gray:
     return gray[:, :, np.newaxis]
 
 
-def read_inputs(
-    sources: Sequence[ImageSource], height: int = 224, width: int = 224
-) -> Iterator[Gray | ImageError]:
+def read_inputs(sources: Sequence[ImageSource], height: int = 224, width: int = 224) -> Iterator[Gray | ImageError]:
     """Decode and preprocess many images on all cores, in order, a few at a time.
 
     Yields

@@ -40,8 +40,8 @@ ARCHITECTURES = ("mobilenetv2", "resnet50", "cnn")
 def train(data: Path, run: Path, format: str, **options: Any) -> None:
     """Train a pneumonia classifier on DATA and write a run folder.
 
-    DATA is a folder in the Kaggle layout: {train,val}/{NORMAL,PNEUMONIA}/*.jpeg. Train and val are pooled and split anew
-    by patient; a test split is never opened.
+    DATA is a folder in the Kaggle layout: {train,val}/{NORMAL,PNEUMONIA}/*.jpeg. Train and val are pooled and split
+    anew by patient; a test split is never opened.
 
     \b
       cxr-edge train chest_xray -o runs/first

@@ -59,7 +59,7 @@ def deployable(network: keras.Model) -> keras.Model:
 
 
 def _fold(kernel: Weights, bias: Any, norm: keras.layers.Layer, depthwise: bool) -> tuple[Weights, Weights]:
-    """y = gamma·(conv + bias − mean)/sqrt(var + eps) + beta as one convolution (Jacob et al. 2018, section 3.2)."""
+    """Y = gamma·(conv + bias − mean)/sqrt(var + eps) + beta as one convolution (Jacob et al. 2018, section 3.2)."""
     gamma, beta, mean, variance = norm.get_weights()
     factor = gamma / np.sqrt(variance + norm.epsilon)
     # Kernels are (h, w, in, out), depthwise ones (h, w, channels, 1).

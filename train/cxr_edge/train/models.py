@@ -1,9 +1,11 @@
-"""The networks. All share one head, which gives Grad-CAM in closed form:
+"""The networks.
+
+All share one head, which gives Grad-CAM in closed form:
 
     feature map (N, h, w, K) -> GAP "pool" -> Dense(128, ReLU) "hidden" -> Dropout -> Dense(1) "logit"
 
-In: raw grayscale pixels, (N, H, W, 1) in [0, 255]; normalisation is the first layer. The layer names are a contract with
-`cxr_edge.export.graph`.
+In: raw grayscale pixels, (N, H, W, 1) in [0, 255]; normalisation is the first layer. The layer names are a contract
+with `cxr_edge.export.graph`.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ if TYPE_CHECKING:
 
 ARCHITECTURES = ("mobilenetv2", "resnet50", "cnn")
 
-#: Receptive-field centre of heatmap cell 0 (pixels) and the distance of two cells. A stride-2 layer maps output i to the
-#: centre of the inputs it reads: MobileNetV2 pads below and right only, 2i + 1, five times; ResNet50 pads evenly, 2i;
-#: 2×2 pooling without padding, 2i + 0.5.
+#: Receptive-field centre of heatmap cell 0 (pixels) and the distance of two cells. A stride-2 layer maps output i to
+#: the centre of the inputs it reads: MobileNetV2 pads below and right only, 2i + 1, five times; ResNet50 pads evenly,
+#: 2i; 2×2 pooling without padding, 2i + 0.5.
 GEOMETRY = {
     "mobilenetv2": HeatmapGeometry(stride=32.0, origin=31.0),
     "resnet50": HeatmapGeometry(stride=32.0, origin=0.0),

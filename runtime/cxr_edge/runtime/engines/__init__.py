@@ -50,7 +50,9 @@ def select(bundle: Bundle, engine: str = "auto", precision: str = "auto") -> Mod
         if file := bundle.find(name, precision):
             return file
     held = ", ".join(f"{f.engine} {f.precision}" for f in bundle.manifest.files) or "no model file"
-    raise EngineError(f"no file for engine {' or '.join(candidates)}, precision {precision}; {bundle.folder} has: {held}")
+    raise EngineError(
+        f"no file for engine {' or '.join(candidates)}, precision {precision}; {bundle.folder} has: {held}"
+    )
 
 
 def open_engine(bundle: Bundle, file: ModelFile, threads: int = 1) -> Engine:

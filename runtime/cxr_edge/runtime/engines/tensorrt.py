@@ -85,9 +85,7 @@ class TensorRTEngine:
         self._host: dict[str, npt.NDArray[Any]] = {}
         self._device: dict[str, int] = {}
         for name in (*inputs, *OUTPUTS):
-            host = np.empty(
-                tuple(self._context.get_tensor_shape(name)), trt.nptype(engine.get_tensor_dtype(name))
-            )
+            host = np.empty(tuple(self._context.get_tensor_shape(name)), trt.nptype(engine.get_tensor_dtype(name)))
             self._host[name] = host
             self._device[name] = _cuda(cudart.cudaMalloc(host.nbytes))
             self._context.set_tensor_address(name, self._device[name])

@@ -1,0 +1,32 @@
+# Two commands for a newcomer: `make demo` and `make test`. They need python3 (3.11 or later, with venv) and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# `make demo DATA=chest_xray WEIGHTS=backbone.weights.h5` runs on real radiographs.
+DATA ?=
+WEIGHTS ?= imagenet
+
+.PHONY: demo test check setup clean
+
+demo: setup
+	$(BIN)/cxr-edge demo $(DATA) --weights $(WEIGHTS) -o demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV), about 2 GB; this takes a few minutes"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build dist

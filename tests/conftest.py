@@ -1,0 +1,59 @@
+"""A small real chain, made once: drawn radiographs, a network trained on them, its bundle."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory) -> Path:
+    """A data set of drawn radiographs: 30 patients of each class."""
+    from cxr_edge.train.phantom import write_dataset
+
+    folder = tmp_path_factory.mktemp("phantoms")
+    list(write_dataset(folder, patients=30, seed=0))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def xray(phantoms) -> Path:
+    """One drawn radiograph."""
+    return phantoms / "train" / "PNEUMONIA" / "person0_bacteria_0.jpeg"
+
+
+@pytest.fixture(scope="session")
+def run(phantoms, tmp_path_factory) -> Path:
+    """A cnn trained on the phantoms, a little."""
+    from cxr_edge.train.fit import TrainConfig, train
+
+    folder = tmp_path_factory.mktemp("chain") / "run"
+    train(phantoms, folder, TrainConfig("cnn", "none", epochs=4, batch_size=8, learning_rate=3e-3, val_fraction=0.2))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle(run, phantoms) -> Path:
+    """Its bundle, all files; tests that change it copy it first."""
+    from cxr_edge.export.build import build_bundle
+    from cxr_edge.runtime.bundle import PRECISIONS
+
+    folder = run.parent / "bundle"
+    build_bundle(run, folder, phantoms, ("onnx", "tflite"), PRECISIONS, 32, step=lambda name: None)
+    return folder
+
+
+@pytest.fixture
+def cli(monkeypatch, capfd):
+    """Call the command line in this process: arguments -> (exit code, standard output, standard error)."""
+    from cxr_edge.runtime.cli import main
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["cxr-edge", *map(str, arguments)])
+        capfd.readouterr()
+        code = main()
+        return code, *capfd.readouterr()
+
+    return call

@@ -1,0 +1,70 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from cxr_edge.runtime import EngineError, ImageError, MissingExtraError, UsageError, load
+from cxr_edge.runtime.errors import CxrEdgeWarning
+from cxr_edge.runtime.image import read_image
+
+FILES = [("onnx", "fp32"), ("onnx", "fp16"), ("litert", "fp32"), ("litert", "fp16"), ("litert", "int8")]
+
+
+@pytest.mark.parametrize(("engine", "precision"), FILES)
+def test_every_file_decides_and_explains(bundle, xray, engine, precision):
+    prediction = load(bundle, engine, precision).predict(xray)
+    assert 0 <= prediction.probability <= 1
+    assert prediction.heatmap.shape == (7, 7)
+    assert prediction.heatmap.min() >= 0
+    assert prediction.label == ("PNEUMONIA" if prediction.probability >= prediction.threshold else "NORMAL")
+    assert set(prediction.timings_ms) == {"decode", "preprocess", "inference", "total"}
+    json.dumps(prediction.to_dict())
+
+
+def test_many_is_one_by_one(bundle, phantoms):
+    images = sorted((phantoms / "test").rglob("*.jpeg"))
+    for engine in ("onnx", "litert"):
+        predictor = load(bundle, engine)
+        many = [p.probability for p in predictor.predict_many(images, batch_size=5)]
+        np.testing.assert_allclose(many, [predictor.predict(i).probability for i in images], atol=1e-6)
+
+
+def test_a_broken_image_in_a_batch_leaves_the_others(bundle, xray, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    results = list(load(bundle).predict_many([xray, broken, xray, broken], batch_size=2))
+    assert [isinstance(r, ImageError) for r in results] == [False, True, False, True]
+    assert "broken.png" in str(results[1])
+    assert len(list(load(bundle).predict_many([broken] * 3))) == 3
+
+
+def test_auto_prefers_litert_and_the_most_exact_file(bundle):
+    assert load(bundle).file.path == "model.fp32.tflite"
+    assert load(bundle, engine="onnx", precision="fp16").file.path == "model.fp16.onnx"
+
+
+def test_absent_choices_say_what_there_is(bundle):
+    with pytest.raises(EngineError, match="onnx fp16"):
+        load(bundle, "onnx", "int8")
+    with pytest.raises(UsageError, match="litert"):
+        load(bundle, "caffe")
+    with pytest.raises(MissingExtraError, match=r"cxr-edge\[tensorrt\]"):
+        load(bundle, "tensorrt")
+
+
+def test_a_file_that_failed_its_gate_warns(bundle, tmp_path):
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    file = load(copy).file
+    (copy / "parity.json").write_text(json.dumps({"files": [{"sha256": file.sha256, "passed": False}]}))
+    with pytest.warns(CxrEdgeWarning, match="failed its gate"):
+        load(copy)
+
+
+def test_explain_keeps_the_radiograph_and_adds_bands(bundle, xray):
+    explanation = load(bundle).explain(xray)
+    height, width = read_image(xray).shape
+    scale = 512 / max(height, width)
+    assert explanation.picture.shape[1] == round(width * scale)
+    assert explanation.picture.shape[0] > round(height * scale)
+    assert explanation.picture.dtype == np.uint8

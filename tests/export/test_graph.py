@@ -1,0 +1,97 @@
+"""The deployment graph, in every exact format, against the trained network and its GradientTape Grad-CAM."""
+
+import numpy as np
+import pytest
+from support import SHARED, needs_shared
+
+from cxr_edge.export import onnx, tflite
+from cxr_edge.export.graph import deployment_model
+from cxr_edge.export.run import Reference
+from cxr_edge.runtime import BundleError
+from cxr_edge.runtime.bundle import InputContract
+from cxr_edge.runtime.dataset import read_dataset, read_pixels
+from cxr_edge.runtime.engines.litert import LiteRTEngine
+from cxr_edge.runtime.engines.onnx import OnnxEngine
+from cxr_edge.train.fold import deployable
+from cxr_edge.train.models import build
+
+TEMPERATURE = 1.7
+
+
+@pytest.fixture(scope="module")
+def mobilenet():
+    """MobileNetV2 with ImageNet features and a random head, as deployed."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    return deployable(build("mobilenetv2", str(SHARED / "weights" / "mobilenet_v2_imagenet_notop.weights.h5")))
+
+
+@pytest.fixture(scope="module")
+def radiographs():
+    return read_pixels(read_dataset(SHARED / "data" / "chest_xray", ("val",)))
+
+
+@pytest.fixture(scope="module")
+def reference(mobilenet, radiographs):
+    return Reference(mobilenet, TEMPERATURE).run(radiographs)
+
+
+def assert_same(outputs, reference):
+    np.testing.assert_allclose(outputs.logit, reference.logit, atol=1e-4)
+    np.testing.assert_allclose(outputs.probability, reference.probability, atol=1e-5)
+    peak = reference.heatmap.max()
+    assert peak > 0
+    assert np.abs(outputs.heatmap - reference.heatmap).max() <= 1e-4 * peak
+
+
+@needs_shared
+@pytest.mark.parametrize("format", ["onnx", "tflite"])
+def test_fp32_files_decide_and_explain_as_keras_with_gradienttape(mobilenet, radiographs, reference, tmp_path, format):
+    model = deployment_model(mobilenet, TEMPERATURE)
+    path = tmp_path / f"model.{format}"
+    if format == "onnx":
+        onnx.write_onnx(onnx.onnx_from_keras(model), path, "{}")
+        engine = OnnxEngine(path, InputContract())
+    else:
+        tflite.write_tflite(tflite.tflite_from_keras(model, "fp32"), path, "{}", ("NORMAL", "PNEUMONIA"))
+        engine = LiteRTEngine(path, InputContract())
+    assert_same(engine.run(radiographs), reference)
+
+
+@needs_shared
+def test_the_onnx_graph_is_clean(mobilenet):
+    exported = onnx.onnx_from_keras(deployment_model(mobilenet))
+    operators = [node.op_type for node in exported.graph.node]
+    assert "BatchNormalization" not in operators
+    assert operators.count("Transpose") <= 2
+    assert exported.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
+    assert exported.opset_import[0].version == onnx.OPSET
+    # One copy of the hidden layer's weights, 0.65 MB, not two.
+    assert exported.ByteSize() < 9.7e6
+    half = onnx.to_fp16(exported)
+    floats = [t for t in half.graph.initializer if t.data_type == 1]
+    assert not floats, "a strongly typed fp16 graph holds no fp32 constants"
+
+
+def test_the_tape_reference_is_the_textbook_on_the_whole_network(run):
+    """The reference takes the gradient through the head alone; through the whole network it is the same."""
+    import keras
+    import tensorflow as tf
+
+    network = keras.models.load_model(run / "model.keras")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 1), dtype=np.uint8)
+    both = keras.Model(network.inputs[0], [network.get_layer("pool").input, network.outputs[0]])
+    with tf.GradientTape() as tape:
+        features, logit = both(pixels.astype(np.float32))
+    weights = tf.reduce_mean(tape.gradient(logit, features), axis=(1, 2), keepdims=True)
+    expected = tf.nn.relu(tf.reduce_sum(weights * features, axis=-1)).numpy()
+    np.testing.assert_allclose(Reference(network, 1.0).run(pixels).heatmap, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_a_foreign_network_is_refused():
+    import keras
+
+    foreign = keras.Sequential([keras.Input((224, 224, 1)), keras.layers.GlobalAveragePooling2D()])
+    with pytest.raises(BundleError, match="not a network of cxr-edge train"):
+        deployment_model(foreign)

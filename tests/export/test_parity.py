@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+
+from cxr_edge.export.gates import DEFAULTS, Gate, check, load_gates
+from cxr_edge.export.parity import auc, calibration_error, compare, rank_correlation, top_overlap
+from cxr_edge.runtime import UsageError
+from cxr_edge.runtime.bundle import ModelFile, OperatingPoint
+from cxr_edge.runtime.engines import Outputs
+
+FILE = ModelFile("model.onnx", "onnx", "fp32", "0" * 64, 1)
+POINTS = (OperatingPoint("balanced", 0.5, "x"), OperatingPoint("screening", 0.2, "x"))
+
+
+@pytest.fixture
+def outputs():
+    random = np.random.default_rng(0)
+    logit = random.normal(0, 3, 400).astype(np.float32)
+    return Outputs(1 / (1 + np.exp(-logit)), logit, random.uniform(0, 1, (400, 7, 7)).astype(np.float32))
+
+
+@pytest.fixture
+def labels(outputs):
+    return (outputs.logit + np.random.default_rng(1).normal(0, 2, 400) > 0).astype(np.int64)
+
+
+def test_auc_is_scikit_learns(outputs, labels):
+    from sklearn.metrics import roc_auc_score
+
+    ties = outputs.logit.round()
+    for score in (outputs.logit, ties):
+        assert auc(labels, score) == pytest.approx(roc_auc_score(labels, score))
+    assert np.isnan(auc(np.ones(3, np.int64), ties[:3]))
+
+
+def test_equal_outputs_differ_by_nothing(outputs, labels):
+    parity = compare(FILE, "CPU", outputs, outputs, labels, POINTS)
+    assert parity.logit_max == parity.probability_max == parity.auc_delta == parity.ece_delta == 0
+    assert parity.flips == {"balanced": 0, "screening": 0} and parity.auc_interval == (0, 0)
+    assert parity.heatmap_rank_correlation == parity.heatmap_iou == pytest.approx(1)
+    assert all(c.passed for c in check(parity, DEFAULTS["fp32"]))
+
+
+def test_one_flipped_decision_is_found_at_its_operating_point(outputs, labels):
+    probability = outputs.probability.copy()
+    row = int(np.argmin(np.abs(probability - 0.21)))
+    probability[row] = 0.19
+    parity = compare(FILE, "CPU", Outputs(probability, outputs.logit, outputs.heatmap), outputs, labels, POINTS)
+    assert parity.flips == {"balanced": 0, "screening": 1} and parity.flip_rate == 1 / 400
+    assert [c.name for c in check(parity, DEFAULTS["fp32"]) if not c.passed] == ["flip_rate"]
+
+
+def test_lost_sensitivity_is_negative_and_fails_the_int8_gate(outputs, labels):
+    probability = outputs.probability - 0.2
+    parity = compare(FILE, "CPU", Outputs(probability, outputs.logit, outputs.heatmap), outputs, labels, POINTS)
+    assert parity.sensitivity_delta < -0.05 < 0.05 < parity.specificity_delta
+    assert "sensitivity_drop" in [c.name for c in check(parity, DEFAULTS["int8"]) if not c.passed]
+
+
+def test_nan_never_passes(outputs, labels):
+    broken = Outputs(np.full(400, np.nan), np.full(400, np.nan, np.float32), outputs.heatmap * np.nan)
+    with np.errstate(invalid="ignore"):
+        parity = compare(FILE, "CPU", broken, outputs, labels, POINTS)
+    for gate in DEFAULTS.values():
+        assert not all(c.passed for c in check(parity, gate))
+
+
+def test_calibration_error_of_a_calibrated_and_of_a_constant_forecast():
+    random = np.random.default_rng(0)
+    probability = random.uniform(0, 1, 20_000)
+    labels = (random.uniform(0, 1, 20_000) < probability).astype(np.int64)
+    assert calibration_error(labels, probability) < 0.02
+    assert calibration_error(labels, np.full(20_000, 0.9)) == pytest.approx(0.9 - labels.mean(), abs=1e-9)
+
+
+def test_heatmap_agreement():
+    random = np.random.default_rng(0)
+    maps = random.uniform(0.1, 1, (5, 7, 7))
+    empty = np.zeros((5, 7, 7))
+    np.testing.assert_allclose(rank_correlation(maps**3, maps), 1)
+    np.testing.assert_allclose(rank_correlation(1.1 - maps, maps), -1)
+    np.testing.assert_allclose(top_overlap(2 * maps, maps), 1)
+    assert rank_correlation(maps, random.uniform(0.1, 1, (5, 7, 7))).max() < 0.6
+    for measure in (rank_correlation, top_overlap):
+        np.testing.assert_allclose(measure(empty, empty), 1)
+        np.testing.assert_allclose(measure(empty, maps), 0)
+
+
+def test_gates_file_overrides_key_by_key(tmp_path):
+    path = tmp_path / "gates.toml"
+    path.write_text("[int8]\nflip_rate = 0.02\n")
+    gates = load_gates(path)
+    assert gates["int8"].flip_rate == 0.02 and gates["int8"].auc_drop == DEFAULTS["int8"].auc_drop
+    assert gates["fp32"] == DEFAULTS["fp32"] == Gate(logit_max=1e-3, flip_rate=0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[int8]\nfliprate = 1", "unknown key 'fliprate'"),
+        ("[int4]\nflip_rate = 1", "no precision"),
+        ("[int8]\nflip_rate = true", "number"),
+        ("[int8", "TOML"),
+    ],
+)
+def test_a_misspelt_gate_is_an_error(tmp_path, text, says):
+    path = tmp_path / "gates.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=says):
+        load_gates(path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_gates(tmp_path / "absent.toml")

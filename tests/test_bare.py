@@ -1,0 +1,65 @@
+"""The wheel in a bare environment: what a device installs, and nothing more."""
+
+import json
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+from support import ROOT
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """An environment with the built wheel, core and [tflite]; -> its python."""
+    folder = tmp_path_factory.mktemp("bare")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder], cwd=ROOT, check=True, capture_output=True
+    )
+    venv.create(folder / "venv", with_pip=True)
+    python = folder / "venv" / "bin" / "python"
+    (wheel,) = folder.glob("*.whl")
+    install = [python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", f"{wheel}[tflite]"]
+    subprocess.run(install, check=True, capture_output=True)
+    return python
+
+
+def run(python, *arguments, check=True):
+    return subprocess.run([python, *map(str, arguments)], check=check, capture_output=True, text=True, cwd=python.parent)
+
+
+def test_only_the_runtime_is_installed(bare):
+    listed = json.loads(run(bare, "-m", "pip", "list", "--format", "json").stdout)
+    names = {entry["name"].lower().replace("_", "-") for entry in listed}
+    assert {"cxr-edge", "numpy", "opencv-python-headless", "click", "ai-edge-litert"} <= names
+    assert not names & {"tensorflow", "keras", "torch", "onnx", "onnxruntime", "scipy", "matplotlib", "rich"}
+
+
+def test_every_module_of_the_runtime_imports(bare):
+    modules = [
+        ".".join(path.relative_to(ROOT / "runtime").with_suffix("").parts)
+        for path in sorted((ROOT / "runtime").rglob("*.py"))
+    ]
+    assert len(modules) > 15
+    run(bare, "-c", "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)", *modules)
+
+
+def test_it_decides_explains_and_says_what_is_missing(bare, bundle, xray, tmp_path):
+    cxr_edge = bare.with_name("cxr-edge")
+    row = json.loads(run(cxr_edge, "predict", "-m", bundle, xray, "--format", "jsonl").stdout)
+    assert row["label"] in ("NORMAL", "PNEUMONIA")
+    run(cxr_edge, "explain", "-m", bundle, xray, "-o", tmp_path / "pictures")
+    assert Path(tmp_path / "pictures" / f"{xray.stem}.png").stat().st_size > 10_000
+    assert run(cxr_edge, "doctor", "-m", bundle).returncode == 0
+    helped = run(cxr_edge, "--help").stdout
+    assert "[needs cxr-edge[train]]" in helped and "[needs cxr-edge[bench]]" in helped
+    for command, extra in (("train", "train"), ("verify", "export"), ("demo", "demo")):
+        arguments = {"train": [tmp_path, "-o", "x"], "verify": [bundle, "--data", tmp_path], "demo": []}[command]
+        done = run(cxr_edge, command, *arguments, check=False)
+        assert done.returncode == 2, done
+        assert f"pip install 'cxr-edge[{extra}]'" in done.stderr and "Traceback" not in done.stderr
+    done = run(cxr_edge, "predict", "-m", bundle, xray, "--engine", "onnx", check=False)
+    assert done.returncode == 2 and "cxr-edge[onnx]" in done.stderr
+    done = run(cxr_edge, "predict", "-m", bundle / "model.onnx", xray, check=False)
+    assert done.returncode == 2 and "cxr-edge[onnx]" in done.stderr

@@ -1,0 +1,74 @@
+"""Every command of the README runs, and every command of the program is in it."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from support import ROOT, SHARED, needs_shared
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = [line[2:] for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+#: `cxr-edge` lines whose program is started as written; `make` and `pip` lines are covered as named.
+ELSEWHERE = {
+    "make demo": "tests/benchmarks/test_bench.py runs the same command, smaller",
+    "make test": "this is it",
+    "pip install": "tests/test_bare.py installs the wheel with that extra",
+}
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory, phantoms) -> Path:
+    """A folder as the README assumes it: `chest_xray` and `xray.jpeg` lie there."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "chest_xray").symlink_to(phantoms)
+    image = phantoms / "train" / "PNEUMONIA" / "person0_bacteria_0.jpeg"
+    (folder / "xray.jpeg").write_bytes(image.read_bytes())
+    (folder / "gates.toml").write_text("[int8]\nflip_rate = 1.0\n")
+    return folder
+
+
+@needs_shared
+def test_commands_run_in_the_order_written(workplace):
+    ran = 0
+    for command in COMMANDS:
+        if any(command.startswith(prefix) for prefix in ELSEWHERE):
+            continue
+        words = shlex.split(command.partition("#")[0])
+        if words[:2] == ["cxr-edge", "train"]:
+            # Where the README lets Keras fetch the weights, or trains for half an hour.
+            words = [w for w in words if not w.endswith(".h5") and w not in ("--weights",)]
+            words += ["--weights", str(next((SHARED / "weights").glob("*.h5"))), "--epochs", "1", "--head-epochs", "1"]
+        if "tensorrt" in words:
+            allowed = (2,)  # no GPU here: it must say so
+        else:
+            allowed = (0, 1) if words[1] == "verify" else (0,)  # phantoms may break a gate, and that is an answer
+        done = subprocess.run(words, cwd=workplace, capture_output=True, text=True)
+        assert done.returncode in allowed, f"{command}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        ran += 1
+    assert ran >= 8
+
+
+def test_python_blocks_run(bundle, xray, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bundle").symlink_to(bundle)
+    (tmp_path / "xray.jpeg").write_bytes(xray.read_bytes())
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_every_command_of_the_program_is_in_the_readme(cli):
+    _, out, _ = cli("--help")
+    for name in re.findall(r"^  (\w+) ", out.split("Commands:")[1], re.MULTILINE):
+        assert f"cxr-edge {name}" in README, name
+
+
+def test_commands_in_other_documents_exist(cli):
+    names = set(re.findall(r"^  (\w+) ", cli("--help")[1].split("Commands:")[1], re.MULTILINE))
+    for document in ("ARCHITECTURE.md", "CHANGELOG.md"):
+        used = set(re.findall(r"`cxr-edge (\w+)", (ROOT / document).read_text()))
+        assert used <= names, document

@@ -15,7 +15,10 @@ def bare(tmp_path_factory):
     """An environment with the built wheel, core and [tflite]; -> its python."""
     folder = tmp_path_factory.mktemp("bare")
     subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder], cwd=ROOT, check=True, capture_output=True
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
     )
     venv.create(folder / "venv", with_pip=True)
     python = folder / "venv" / "bin" / "python"
@@ -26,7 +29,9 @@ def bare(tmp_path_factory):
 
 
 def run(python, *arguments, check=True):
-    return subprocess.run([python, *map(str, arguments)], check=check, capture_output=True, text=True, cwd=python.parent)
+    return subprocess.run(
+        [python, *map(str, arguments)], check=check, capture_output=True, text=True, cwd=python.parent
+    )
 
 
 def test_only_the_runtime_is_installed(bare):

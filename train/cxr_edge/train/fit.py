@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Images at once where nothing is trained.
 PREDICT_BATCH = 64
+#: Radiographs on which the heatmap's geometry is measured.
+GEOMETRY_IMAGES = 8
 #: Of the average of weights, a step; it spans about the last 50.
 EMA_MOMENTUM = 0.98
 
@@ -78,6 +80,7 @@ def train(data: Path, run: Path, config: TrainConfig) -> dict[str, Any]:
 
     from cxr_edge.train import models
     from cxr_edge.train.fold import deployable
+    from cxr_edge.train.geometry import heatmap_geometry
 
     if run.exists() and not (run / "run.json").is_file() and (not run.is_dir() or any(run.iterdir())):
         raise UsageError(f"{run}: exists and is not a run; choose another folder for -o")
@@ -104,7 +107,7 @@ def train(data: Path, run: Path, config: TrainConfig) -> dict[str, Any]:
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "config": asdict(config),
         "input": {"height": height, "width": width},
-        "heatmap": asdict(models.GEOMETRY[config.arch]),
+        "heatmap": asdict(heatmap_geometry(network, validation.pixels[:: -(-len(second) // GEOMETRY_IMAGES)])),
         "model_sha256": sha256(partial / "model.keras"),
         "temperature": 1.0,
         "operating_points": [asdict(point)],

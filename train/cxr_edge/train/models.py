@@ -14,22 +14,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxr_edge.runtime.bundle import HeatmapGeometry
 from cxr_edge.runtime.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     import keras
 
 ARCHITECTURES = ("mobilenetv2", "resnet50", "cnn")
-
-#: Receptive-field centre of heatmap cell 0 (pixels) and the distance of two cells. A stride-2 layer maps output i to
-#: the centre of the inputs it reads: MobileNetV2 pads below and right only, 2i + 1, five times; ResNet50 pads evenly,
-#: 2i; 2×2 pooling without padding, 2i + 0.5.
-GEOMETRY = {
-    "mobilenetv2": HeatmapGeometry(stride=32.0, origin=31.0),
-    "resnet50": HeatmapGeometry(stride=32.0, origin=0.0),
-    "cnn": HeatmapGeometry(stride=32.0, origin=15.5),
-}
 
 
 def build(arch: str, weights: str, size: int = 224) -> keras.Model:

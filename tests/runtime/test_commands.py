@@ -52,7 +52,7 @@ def test_csv_and_json_parse(cli, bundle, mixed):
 
 
 def test_a_bad_input_alone_is_exit_2(cli, bundle, tmp_path):
-    code, out, err = cli("predict", "-m", bundle, tmp_path / "absent.jpeg")
+    code, _, err = cli("predict", "-m", bundle, tmp_path / "absent.jpeg")
     assert code == 2 and "absent.jpeg" in err
     assert cli("predict", "-m", tmp_path, "x.jpeg")[0] == 2
     assert cli("predict")[0] == 2

@@ -9,30 +9,56 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+#: Image file -> (probability, heatmap (h, w)).
+Peer = Callable[[Path], tuple[float, npt.NDArray[np.float32]]]
 
-def keras_gradcam(model_file: Path) -> Callable[[Path], tuple[float, npt.NDArray[np.float32]]]:
-    """File -> (probability, heatmap (h, w)) as in Keras' own Grad-CAM example (Chollet 2020).
 
-    Parameters
-    ----------
-    model_file
-        A `.keras` file of `cxr-edge train`.
+def keras_peers(model_file: Path) -> dict[str, Peer]:
+    """Two ways to decide and explain with a `.keras` file of `cxr-edge train`.
+
+    `Keras' example`: as Keras' own Grad-CAM example has it (Chollet 2020): `predict`, then a function that builds the
+    gradient model and records one more pass. `Keras, one pass`: the least that GradientTape needs, the gradient model
+    built beforehand and the decision taken from the recorded pass.
     """
     import keras
-    import tensorflow as tf
 
     network = keras.models.load_model(model_file, compile=False)
-    both = keras.Model(network.inputs[0], [network.get_layer("pool").input, network.outputs[0]])
-    size = network.input_shape[1:3]
+    prepared = _gradient_model(network)
 
-    def explain(path: Path) -> tuple[float, npt.NDArray[np.float32]]:
-        image = keras.utils.load_img(path, color_mode="grayscale", target_size=size)
-        array = keras.utils.img_to_array(image)[np.newaxis]
-        with tf.GradientTape() as tape:
-            features, logit = both(array)
-            score: Any = logit[:, 0]
-        weights = tf.reduce_mean(tape.gradient(score, features), axis=(0, 1, 2))
-        heatmap = tf.nn.relu(tf.squeeze(features @ weights[..., tf.newaxis]))
-        return float(tf.sigmoid(score)[0]), heatmap.numpy()
+    def example(path: Path) -> tuple[float, npt.NDArray[np.float32]]:
+        array = _load(path, network)
+        logit = float(network.predict(array, verbose=0)[0, 0])
+        return _sigmoid(logit), _gradcam(_gradient_model(network), array)[1]
 
-    return explain
+    def one_pass(path: Path) -> tuple[float, npt.NDArray[np.float32]]:
+        logit, heatmap = _gradcam(prepared, _load(path, network))
+        return _sigmoid(logit), heatmap
+
+    return {"Keras' example": example, "Keras, one pass": one_pass}
+
+
+def _load(path: Path, network: Any) -> npt.NDArray[np.float32]:
+    import keras
+
+    image = keras.utils.load_img(path, color_mode="grayscale", target_size=network.input_shape[1:3])
+    return np.asarray(keras.utils.img_to_array(image)[np.newaxis])
+
+
+def _gradient_model(network: Any) -> Any:
+    import keras
+
+    return keras.Model(network.inputs[0], [network.get_layer("pool").input, network.outputs[0]])
+
+
+def _gradcam(model: Any, array: npt.NDArray[np.float32]) -> tuple[float, npt.NDArray[np.float32]]:
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        features, logit = model(array)
+    weights = tf.reduce_mean(tape.gradient(logit, features), axis=(0, 1, 2))
+    heatmap = tf.nn.relu(tf.squeeze(features @ weights[..., tf.newaxis]))
+    return float(logit[0, 0]), heatmap.numpy()
+
+
+def _sigmoid(logit: float) -> float:
+    return float(1 / (1 + np.exp(-logit)))

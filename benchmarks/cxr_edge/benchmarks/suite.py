@@ -131,28 +131,38 @@ def _against_keras(
     progress: Progress,
 ) -> dict[str, Any]:
     """Keras with GradientTape and our quickest file in turns, both from file to decision and heatmap."""
-    from cxr_edge.benchmarks.peers import keras_gradcam
+    from cxr_edge.benchmarks.peers import keras_peers
 
     assert options.run is not None
-    explain = keras_gradcam(options.run / "model.keras")
+    peers = keras_peers(options.run / "model.keras")
     quickest = min(range(len(latencies)), key=lambda i: median(latencies[i].samples_ms["total"]))
     ours: list[float] = []
-    theirs: list[float] = []
+    theirs: dict[str, list[float]] = {name: [] for name in peers}
     with _bar(progress, "Keras with GradientTape", PEER_SAMPLES + 2) as tick:
         for round_ in range(-2, PEER_SAMPLES):
             image = images[round_ % len(images)]
-            start = perf_counter()
-            explain(image)
-            milliseconds = 1e3 * (perf_counter() - start)
+            for name, peer in peers.items():
+                start = perf_counter()
+                peer(image)
+                milliseconds = 1e3 * (perf_counter() - start)
+                if round_ >= 0:
+                    theirs[name].append(milliseconds)
+            mine = sample(predictors[quickest], image)["total"]
             if round_ >= 0:
-                theirs.append(milliseconds)
-                ours.append(sample(predictors[quickest], image)["total"])
+                ours.append(mine)
             tick()
     return {
         "file": latencies[quickest].file.path,
-        "total_ms": percentiles(theirs),
-        "times_slower": median_ratio(theirs, ours),
-        "samples_ms": {"keras": theirs, "ours": ours},
+        "ours_ms": ours,
+        "peers": [
+            {
+                "name": name,
+                "total_ms": percentiles(times),
+                "times_slower": median_ratio(times, ours),
+                "samples_ms": times,
+            }
+            for name, times in theirs.items()
+        ],
     }
 
 

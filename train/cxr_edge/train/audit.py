@@ -106,9 +106,9 @@ class Audit:
         duplicates = {"exact duplicates": self.exact, "near duplicates": self.near}
         found = {"unreadable files": len(self.unreadable), "patients in several splits": len(self.leaks)}
         for name, groups in duplicates.items():
+            found[name] = len(groups)
             for what in ("splits", "classes", "patients"):
                 found[f"{name} across {what}"] = sum(what in group.across for group in groups)
-            found[name] = len(groups)
         failing = {"unreadable files", "patients in several splits", "exact duplicates across splits"}
         verdicts = {True: ("ok", "failed"), False: ("ok", "look")}
         return [
@@ -191,7 +191,7 @@ def audit(data: Path, progress: Progress = lambda images, total: images) -> Audi
 
 def _origin(data: Path, image: LabelledImage) -> Origin:
     file = image.path.relative_to(data)
-    split = file.parts[0] if file.parts[0] in SPLITS else data.resolve().name
+    split = file.parts[0] if file.parts[0] in SPLITS else data.absolute().name
     return Origin(image.path, file.as_posix(), split, CLASSES[image.label], patient_of(image.path))
 
 
@@ -229,5 +229,5 @@ def _worst_first(groups: Iterable[Group]) -> list[Group]:
     return sorted(groups, key=lambda group: -len(group.across))
 
 
-def _range(values: Sequence[int]) -> list[int] | None:
-    return [min(values), round(float(np.median(values))), max(values)] if values else None
+def _range(values: Sequence[int]) -> dict[str, int] | None:
+    return {"min": min(values), "median": round(float(np.median(values))), "max": max(values)} if values else None

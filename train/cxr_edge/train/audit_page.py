@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import astuple
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from cxr_edge.runtime.dataset import CLASSES
 from cxr_edge.runtime.files import write_atomically
@@ -17,8 +19,11 @@ from cxr_edge.train.audit import Audit, Origin, Radiograph
 from cxr_edge.train.duplicates import MAX_DISTANCE
 from cxr_edge.train.shortcuts import BORDER, NEAR_BLACK, cue_names
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 #: Radiographs shown of each class, groups of duplicates shown, images shown of a group, lines of a list.
-SAMPLES, GROUPS, IN_GROUP, LINES = 8, 8, 4, 50
+SAMPLES, GROUPS, IN_GROUP, LINES = 12, 9, 4, 50
 #: Longer side of a small picture, in pixels; JPEG quality of it.
 SIDE, QUALITY = 200, 82
 COLOURS = ("#2a7f8e", "#c8642b")
@@ -70,19 +75,27 @@ def _histograms(audit: Audit) -> str:
     labels = np.array([image.origin.label for image in audit.radiographs])
     figure = Figure(figsize=(12, 5), layout="constrained")
     for axes, shortcut in zip(figure.subplots(2, 4).flat, audit.shortcuts, strict=True):
-        column = values[:, cue_names().index(shortcut.cue)]
-        # Files of a few odd images would squeeze the others into one bar.
-        low, high = np.percentile(column, (0.5, 99.5))
-        edges = np.linspace(low, high, 41) if high > low else np.array([low - 0.5, low + 0.5])
-        for name, colour in zip(CLASSES, COLOURS, strict=True):
-            members = np.clip(column[labels == name], edges[0], edges[-1])
-            axes.hist(members, edges, weights=np.full(len(members), 1 / len(members)), alpha=0.6, color=colour)
+        _histogram(axes, values[:, cue_names().index(shortcut.cue)], labels)
         axes.set_title(f"{shortcut.cue}: AUC {shortcut.auc:.2f}", fontsize=11)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.set_yticks([])
     content = BytesIO()
     figure.savefig(content, dpi=110)
     return _data_uri("png", content.getvalue())
+
+
+def _histogram(axes: Axes, values: npt.NDArray[np.float64], labels: npt.NDArray[np.str_]) -> None:
+    """One cue: (N,) values and class names."""
+    # A few odd images would squeeze the others into one bar.
+    low, high = np.percentile(values, (0.5, 99.5))
+    if low == high:
+        axes.text(0.5, 0.5, f"{low:.4g} in all images", ha="center", transform=axes.transAxes)
+        axes.set_xticks([])
+        return
+    edges = np.linspace(low, high, int(np.clip(np.sqrt(len(values)), 8, 40)) + 1)
+    for name, colour in zip(CLASSES, COLOURS, strict=True):
+        members = np.clip(values[labels == name], low, high)
+        axes.hist(members, edges.tolist(), weights=np.full(len(members), 1 / len(members)), alpha=0.6, color=colour)
 
 
 def _data_uri(kind: str, content: bytes) -> str:

@@ -68,7 +68,9 @@ def train(data: Path, run: Path, format: str, **options: Any) -> None:
 
 @click.command()
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("-o", "--output", "folder", type=click.Path(path_type=Path), required=True, help="Folder to write.")
+@click.option(
+    "-o", "--output", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write."
+)
 @output_format("table", "json")
 def audit(data: Path, folder: Path, format: str) -> None:
     """Look through DATA before training; exit 1 if patients leak between splits or files are unreadable.
@@ -104,13 +106,7 @@ def audit(data: Path, folder: Path, format: str) -> None:
 
 def _audit_tables(result: Audit) -> str:
     """Counts, checks and shortcuts as text."""
-    counts = [
-        {
-            key: "–".join(map(str, dict.fromkeys(value))) if isinstance(value, list) else value
-            for key, value in row.items()
-        }
-        for row in result.counts()
-    ]
+    counts = [{key: _spread(cell) for key, cell in row.items()} for row in result.counts()]
     cues = [
         {"class predicted by": each.cue, "AUC": f"{each.auc:.3f}", "larger in": each.higher_in}
         for each in result.shortcuts
@@ -118,3 +114,8 @@ def _audit_tables(result: Audit) -> str:
     together = None if result.together is None else f"{result.together:.3f}"
     cues.append({"class predicted by": "all together", "AUC": together, "larger in": None})
     return "\n\n".join(table(rows) for rows in (counts, result.checks(), cues))
+
+
+def _spread(cell: Any) -> Any:
+    """A range of sizes as smallest–median–largest, or as the one that all share."""
+    return "–".join(map(str, dict.fromkeys(cell.values()))) if isinstance(cell, dict) else cell

@@ -1,15 +1,21 @@
-"""`cxr-edge train`."""
+"""`cxr-edge train` and `cxr-edge audit`."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cxr_edge.runtime.console import emit, output_format
+from cxr_edge.runtime.console import emit, output_format, table
+from cxr_edge.runtime.errors import EXIT_CHECK_FAILED
+from cxr_edge.runtime.files import write_atomically
 from cxr_edge.runtime.quiet import import_keras_quietly
+
+if TYPE_CHECKING:
+    from cxr_edge.train.audit import Audit
 
 ARCHITECTURES = ("mobilenetv2", "resnet50", "cnn")
 
@@ -58,3 +64,58 @@ def train(data: Path, run: Path, format: str, **options: Any) -> None:
     metrics = record["metrics"]["validation"]
     emit([{"run": str(run), **{k: f"{v:.4f}" for k, v in metrics.items()}, "seconds": record["seconds"]}], format)
     click.echo(f"next: cxr-edge export {run} -o bundle --calib {data}", err=True)
+
+
+@click.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write."
+)
+@output_format("table", "json")
+def audit(data: Path, folder: Path, format: str) -> None:
+    """Look through DATA before training; exit 1 if patients leak between splits or files are unreadable.
+
+    Class counts, sizes, unreadable files, duplicates, patients and copies across splits, and how well file size, shape,
+    brightness and borders alone predict the class. Writes audit.html, one page to look at and to send, and audit.json.
+
+    \b
+      cxr-edge audit chest_xray -o audit
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from cxr_edge.train.audit import audit as run_audit
+    from cxr_edge.train.audit_page import write_page
+
+    say = Console(stderr=True)
+    result = run_audit(data, lambda images, total: track(images, "reading", total, console=say))
+    with say.status("writing the page"):
+        write_page(folder / "audit.html", result)
+    record = result.to_dict()
+    write_atomically(folder / "audit.json", json.dumps(record, indent=2) + "\n")
+    if format == "json":
+        emit(record, format)
+    else:
+        click.echo(_audit_tables(result))
+    for each in result.unreadable:
+        click.echo(f"unreadable: {each.error}", err=True)
+    click.echo(f"page: {folder / 'audit.html'}", err=True)
+    if not result.passed:
+        click.get_current_context().exit(EXIT_CHECK_FAILED)
+
+
+def _audit_tables(result: Audit) -> str:
+    """Counts, checks and shortcuts as text."""
+    counts = [{key: _spread(cell) for key, cell in row.items()} for row in result.counts()]
+    cues = [
+        {"class predicted by": each.cue, "AUC": f"{each.auc:.3f}", "larger in": each.higher_in}
+        for each in result.shortcuts
+    ]
+    together = None if result.together is None else f"{result.together:.3f}"
+    cues.append({"class predicted by": "all together", "AUC": together, "larger in": None})
+    return "\n\n".join(table(rows) for rows in (counts, result.checks(), cues))
+
+
+def _spread(cell: Any) -> Any:
+    """A range of sizes as smallest–median–largest, or as the one that all share."""
+    return "–".join(map(str, dict.fromkeys(cell.values()))) if isinstance(cell, dict) else cell

@@ -1,0 +1,76 @@
+"""The same radiograph twice: copies of a file, and pictures that were stored anew."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.runtime.image import Gray
+from cxr_edge.runtime.preprocess import preprocess
+
+K = TypeVar("K", bound=Hashable)
+
+#: Side of the perceptual hash: 256 bits. The usual 64 do not part one chest from the next.
+HASH_SIDE = 16
+#: Differing bits up to which two pictures are one. Measured on the 5,232 radiographs of *Chest X-Ray Images*, 13.7
+#: million pairs: copies differ in 0 bits, the nearest two others in 38. The same radiograph stored anew as a JPEG of
+#: quality 40 differs in up to 14, halved in size in up to 10, with a gamma of 1.2 in up to 16; cropped by 1 % it is
+#: found mostly (median 16), by 2 % no more (median 32). Drawn phantoms are more alike: from 24 bits on.
+MAX_DISTANCE = 20
+#: Rows of the distance matrix at a time; bounds its memory.
+BLOCK = 1024
+
+Bits = npt.NDArray[np.bool_]
+
+
+def perceptual_hash(gray: Gray) -> Bits:
+    """The signs of the low frequencies of a radiograph, (H, W) uint8, at the network's input size: (256,) bool."""
+    import imagehash
+    from PIL import Image
+
+    return np.asarray(imagehash.phash(Image.fromarray(preprocess(gray)[:, :, 0]), HASH_SIDE).hash.ravel(), np.bool_)
+
+
+def equal(keys: Sequence[K]) -> list[list[int]]:
+    """Indices of equal keys, for each key that comes more than once."""
+    members: dict[K, list[int]] = {}
+    for index, key in enumerate(keys):
+        members.setdefault(key, []).append(index)
+    return [indices for indices in members.values() if len(indices) > 1]
+
+
+def similar(hashes: npt.NDArray[np.bool_]) -> list[list[int]]:
+    """Indices of images that are linked by steps of at most `MAX_DISTANCE` bits.
+
+    Parameters
+    ----------
+    hashes
+        (N, 256) bool.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    count = len(hashes)
+    if not count:
+        return []
+    rows, columns = _close_pairs(hashes)
+    links = coo_array((np.ones(len(rows), np.bool_), (rows, columns)), shape=(count, count))
+    return equal(connected_components(links, directed=False)[1].tolist())
+
+
+def _close_pairs(hashes: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Both indices of each close pair.
+
+    As signs, two hashes have the inner product bits - 2 * distance: one matrix product compares them all, exact in
+    float32 and faster than counting bits (0.3 s for 5,232 images).
+    """
+    signs = 2 * hashes.astype(np.float32) - 1
+    found = []
+    for start in range(0, len(signs), BLOCK):
+        distance = (signs.shape[1] - signs[start : start + BLOCK] @ signs[start:].T) / 2
+        found.append(np.argwhere(np.triu(distance <= MAX_DISTANCE, 1)) + start)
+    rows, columns = np.concatenate(found).T
+    return rows, columns

@@ -84,14 +84,14 @@ def screening_point(labels: Labels, probability: Floats) -> OperatingPoint:
     """The highest threshold that misses at most 2 % of the sick."""
     sensitivity, _, thresholds = _sweep(labels, probability)
     best = thresholds[sensitivity >= TARGET].max()
-    return _point("screening", best, probability, f"highest threshold with sensitivity ≥ {TARGET:.0%}")
+    return _point("screening", best, probability, f"highest threshold with sensitivity ≥ {100 * TARGET:.0f} %")
 
 
 def confirm_point(labels: Labels, probability: Floats) -> OperatingPoint:
     """The lowest threshold that accuses at most 2 % of the healthy."""
     _, specificity, thresholds = _sweep(labels, probability)
     best = thresholds[specificity >= TARGET].min()
-    return _point("confirm", best, probability, f"lowest threshold with specificity ≥ {TARGET:.0%}")
+    return _point("confirm", best, probability, f"lowest threshold with specificity ≥ {100 * TARGET:.0f} %")
 
 
 def _sweep(labels: Labels, probability: Floats) -> tuple[Floats, Floats, Floats]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ def draw_all(evaluation: Evaluation) -> dict[str, bytes]:
         "Threshold sweep": _png(lambda axes: _sweep(axes, cases, points)),
         "Reliability": _png(lambda axes: _reliability(axes, cases)),
     }
-    return drawn | {f"Decisions, {at.point.name}": _png(lambda axes, at=at: _confusion(axes, at)) for at in points}
+    return drawn | {f"Decisions, {at.point.name}": _png(partial(_confusion, at=at)) for at in points}
 
 
 def gallery(evaluation: Evaluation) -> dict[str, list[Shown]]:

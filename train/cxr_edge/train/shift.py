@@ -205,7 +205,7 @@ def _noise(image: Gray) -> Gray:
 
 def _jpeg(image: Gray) -> Gray:
     _, data = cv2.imencode(".jpeg", image, [cv2.IMWRITE_JPEG_QUALITY, 30])
-    return cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), np.uint8)
 
 
 def _resample(image: Gray, interpolation: int) -> Gray:

@@ -1,6 +1,7 @@
 """The deployment graph, in every exact format, against the trained network and its GradientTape Grad-CAM."""
 
 import numpy as np
+import onnxruntime
 import pytest
 from support import SHARED, needs_shared
 
@@ -98,10 +99,10 @@ def test_a_foreign_network_is_refused():
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_the_temperature_is_in_the_onnx_graph_to_full_precision(run, precision):
-    model = onnx_from_keras(deployment_model(Run.open(run).network(), 1.3337))
-    model = to_fp16(model) if precision == "fp16" else model
+def test_the_temperature_is_in_the_onnx_graph_to_full_precision(precision):
+    model = onnx.onnx_from_keras(deployment_model(build("cnn", "none"), TEMPERATURE))
+    model = onnx.to_fp16(model) if precision == "fp16" else model
     session = onnxruntime.InferenceSession(model.SerializeToString())
     image = np.random.default_rng(0).integers(0, 256, (8, 224, 224, 1), np.uint8)
     probability, logit = session.run(["probability", "logit"], {"image": image})
-    np.testing.assert_allclose(probability, 1 / (1 + np.exp(-logit.astype(np.float64) / 1.3337)), atol=1e-6)
+    np.testing.assert_allclose(probability, 1 / (1 + np.exp(-logit.astype(np.float64) / TEMPERATURE)), atol=1e-6)

@@ -156,10 +156,11 @@ def _keras_runner(network: keras.Model, temperature: float) -> Runner:
 
     def run(pixels: Pixels) -> Outputs:
         features, logit = both.predict_on_batch(pixels.astype(np.float32))
-        per_cell = features @ kernel
+        count, height, width, channels = features.shape
+        per_cell = (features.reshape(-1, channels) @ kernel).reshape(count, height, width, -1)  # one large product
         active = per_cell.mean(axis=(1, 2)) + bias > 0
         heat = np.maximum(np.einsum("nhwk,nk->nhw", per_cell, active * weight), 0)
-        heatmap = (heat / (features.shape[1] * features.shape[2])).astype(np.float32)
+        heatmap = (heat / (height * width)).astype(np.float32)
         return Outputs(to_probability(logit[:, 0], temperature), logit[:, 0], heatmap)
 
     return run

@@ -155,7 +155,7 @@ def evaluate(subject: Subject, source: Source, with_shift: bool, step: Callable[
     Parameters
     ----------
     with_shift
-        Whether to measure the proxies of another hospital too, which takes 18 times as long.
+        Whether to measure the proxies of another hospital too, which takes 17 times as long.
     step
         Told what is done next.
 

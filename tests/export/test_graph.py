@@ -1,6 +1,7 @@
 """The deployment graph, in every exact format, against the trained network and its GradientTape Grad-CAM."""
 
 import numpy as np
+import onnxruntime
 import pytest
 from support import SHARED, needs_shared
 
@@ -95,3 +96,13 @@ def test_a_foreign_network_is_refused():
     foreign = keras.Sequential([keras.Input((224, 224, 1)), keras.layers.GlobalAveragePooling2D()])
     with pytest.raises(BundleError, match="not a network of cxr-edge train"):
         deployment_model(foreign)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_temperature_is_in_the_onnx_graph_to_full_precision(precision):
+    model = onnx.onnx_from_keras(deployment_model(build("cnn", "none"), TEMPERATURE))
+    model = onnx.to_fp16(model) if precision == "fp16" else model
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    image = np.random.default_rng(0).integers(0, 256, (8, 224, 224, 1), np.uint8)
+    probability, logit = session.run(["probability", "logit"], {"image": image})
+    np.testing.assert_allclose(probability, 1 / (1 + np.exp(-logit.astype(np.float64) / TEMPERATURE)), atol=1e-6)

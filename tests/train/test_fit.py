@@ -11,7 +11,7 @@ from cxr_edge.train import models
 from cxr_edge.train.augment import augmentation
 from cxr_edge.train.callbacks import StopOnNaN
 from cxr_edge.train.dataset import RadiographBatches
-from cxr_edge.train.fit import TrainConfig, train, youden_point
+from cxr_edge.train.fit import TrainConfig, train
 from cxr_edge.train.patients import patient_of
 
 
@@ -21,6 +21,8 @@ def test_a_run_tells_what_it_was_made_of(run, phantoms):
     assert record["data"] == {"images": len(images), "fingerprint": fingerprint(images)}
     assert record["split"]["train_images"] + record["split"]["validation_images"] == len(images)
     assert record["config"]["seed"] == 0 and {"keras", "tensorflow", "numpy"} <= record["versions"].keys()
+    assert [point["name"] for point in record["operating_points"]] == ["balanced", "screening", "confirm"]
+    assert record["temperature"] > 0
     assert len(record["history"]["val_loss"]) == 4
     assert {p.name for p in run.iterdir()} == {"run.json", "model.keras", "curves.png"}
     held_out = {patient_of(images[0].path.with_name(f.split("/")[1])) for f in record["split"]["validation_files"]}
@@ -32,7 +34,7 @@ def test_the_saved_network_gives_the_recorded_metrics(run, phantoms):
     files = set(record["split"]["validation_files"])
     images = [i for i in read_dataset(phantoms, ("train",)) if f"{i.path.parent.name}/{i.path.name}" in files]
     logit = keras.models.load_model(run / "model.keras").predict(read_pixels(images), verbose=0)[:, 0]
-    decided = 1 / (1 + np.exp(-logit)) >= record["operating_points"][0]["threshold"]
+    decided = 1 / (1 + np.exp(-logit / record["temperature"])) >= record["operating_points"][0]["threshold"]
     accuracy = np.mean(decided == [i.label for i in images])
     assert accuracy == pytest.approx(record["metrics"]["validation"]["accuracy"])
 
@@ -57,12 +59,6 @@ def test_augmentation_keeps_range_and_rests_outside_training(phantoms):
     changed = np.asarray(layers(pixels, training=True))
     assert changed.min() >= 0 and changed.max() <= 255.01 and np.abs(changed - pixels).mean() > 5
     np.testing.assert_array_equal(np.asarray(layers(pixels, training=False)), pixels)
-
-
-def test_youden_separates_and_leaves_room():
-    point = youden_point(np.array([0, 0, 1, 1]), np.array([0.1, 0.3, 0.7, 0.9]))
-    assert point.threshold == pytest.approx(0.5)
-    assert "sensitivity" in point.chosen
 
 
 def test_nan_loss_stops_with_advice():

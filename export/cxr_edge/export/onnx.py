@@ -57,10 +57,28 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in half.graph.node:  # the converter leaves the casts that it finds, from the pixels to fp32
         if node.name in casts:
             node.attribute[0].i = onnx.TensorProto.FLOAT16
+    _keep_constants_after_outputs(half, model)
     del half.graph.value_info[:]
     half = onnx.shape_inference.infer_shapes(half, check_type=True, strict_mode=True)
     onnx.checker.check_model(half, full_check=True)
     return half
+
+
+def _keep_constants_after_outputs(half: onnx.ModelProto, model: onnx.ModelProto) -> None:
+    """Give the nodes that go on from an output, as the probability does from the logit, their fp32 constants back.
+
+    Outputs stay fp32 and so does what is computed from them, but the converter halves the temperature all the same.
+    """
+    reached = {value.name for value in model.graph.output}
+    constants = set()
+    for node in model.graph.node:  # in topological order
+        if reached.intersection(node.input):
+            reached.update(node.output)
+            constants.update(node.input)
+    exact = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name in constants}
+    for tensor in half.graph.initializer:
+        if tensor.name in exact:
+            tensor.CopyFrom(exact[tensor.name])
 
 
 def write_onnx(model: onnx.ModelProto, path: Path, facts: str) -> None:

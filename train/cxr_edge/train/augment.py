@@ -9,7 +9,7 @@ from keras import layers, ops
 
 
 def augmentation(seed: int) -> keras.Sequential:
-    """Random position, size, tilt, exposure, contrast, tone curve and sharpness.
+    """Random position, size, tilt, exposure, contrast, tone curve, sharpness and noise.
 
     No flip: the heart is on the left.
 
@@ -21,11 +21,12 @@ def augmentation(seed: int) -> keras.Sequential:
         [
             layers.RandomRotation(0.03, fill_mode="constant", seed=seed),  # ± 11°
             layers.RandomTranslation(0.08, 0.08, fill_mode="constant", seed=seed + 1),
-            layers.RandomZoom(0.15, 0.15, fill_mode="constant", seed=seed + 2),
+            layers.RandomZoom((-0.25, 0.12), (-0.25, 0.12), fill_mode="constant", seed=seed + 2),  # in: borders cropped
             RandomGamma(0.6, 1.6, seed=seed + 3),
             layers.RandomBrightness(0.15, value_range=(0, 255), seed=seed + 4),
             layers.RandomContrast(0.35, value_range=(0, 255), seed=seed + 5),
             layers.RandomGaussianBlur(0.5, kernel_size=5, sigma=(0.1, 1.2), value_range=(0, 255), seed=seed + 6),
+            RandomNoise(12.0, seed=seed + 7),
         ],
         name="augmentation",
     )
@@ -58,3 +59,31 @@ class RandomGamma(layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
         return super().get_config() | {"low": self._low, "high": self._high, "seed": self._seed}
+
+
+@keras.saving.register_keras_serializable("cxr_edge")
+class RandomNoise(layers.Layer):
+    """Add normal noise of a random strength to each image: another exposure or detector.
+
+    Parameters
+    ----------
+    highest
+        Largest standard deviation (grey levels), drawn uniformly from 0.
+    """
+
+    def __init__(self, highest: float, seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._highest, self._seed = highest, seed
+        self._generator = keras.random.SeedGenerator(seed)
+
+    def call(self, images: Any, training: bool = False) -> Any:
+        """(N, H, W, C) in [0, 255] -> the same."""
+        if not training:
+            return images
+        strength = keras.random.uniform((ops.shape(images)[0], 1, 1, 1), 0, self._highest, seed=self._generator)
+        noise = keras.random.normal(ops.shape(images), seed=self._generator)
+        return ops.clip(images + strength * noise, 0, 255)
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return super().get_config() | {"highest": self._highest, "seed": self._seed}

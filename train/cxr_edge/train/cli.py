@@ -1,4 +1,4 @@
-"""`cxr-edge train` and `cxr-edge audit`."""
+"""`cxr-edge train`, `cxr-edge evaluate` and `cxr-edge audit`."""
 
 from __future__ import annotations
 
@@ -64,6 +64,54 @@ def train(data: Path, run: Path, format: str, **options: Any) -> None:
     metrics = record["metrics"]["validation"]
     emit([{"run": str(run), **{k: f"{v:.4f}" for k, v in metrics.items()}, "seconds": record["seconds"]}], format)
     click.echo(f"next: cxr-edge export {run} -o bundle --calib {data}", err=True)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", "report", type=click.Path(path_type=Path), required=True, help="Report folder to write."
+)
+@click.option(
+    "--split",
+    type=click.Choice(("validation", "all")),
+    help="Images of DATA to take.  [default: those that a run held out, if DATA has them, otherwise all]",
+)
+@click.option("--shift/--no-shift", default=True, show_default=True, help="Measure proxies for another hospital too.")
+@output_format("table", "json")
+def evaluate(model: Path, data: Path, report: Path, split: str | None, shift: bool, format: str) -> None:
+    """Measure MODEL on the labelled radiographs of DATA and write a report.
+
+    MODEL is a run folder, a bundle folder or a lone model file. Every figure has a 95 % interval of a bootstrap over
+    patients. Writes report.html, which holds all its pictures, and metrics.json.
+
+    \b
+      cxr-edge evaluate runs/first chest_xray -o reports/first
+      cxr-edge evaluate bundle chest_xray/test -o reports/test --no-shift
+    """
+    from rich.console import Console
+
+    from cxr_edge.train.evaluate import choose_images
+    from cxr_edge.train.evaluate import evaluate as measure
+    from cxr_edge.train.report import PAGE, check_target, rows, write_report
+    from cxr_edge.train.subject import open_subject
+
+    check_target(report)
+    subject = open_subject(model)
+    source = choose_images(subject, data, split)
+    click.echo(f"evaluating on {source.description}", err=True)
+    with Console(stderr=True).status("reading") as status:
+        evaluation = measure(subject, source, shift, step=status.update)
+        status.update("writing the report")
+        write_report(evaluation, report)
+    if format == "json":
+        emit(evaluation.to_dict(), format)
+        return
+    emit(rows(evaluation), format)
+    if evaluation.shift:
+        worst, decisions = evaluation.shift.worst, evaluation.shift.worst_decisions
+        click.echo(f"worst proxies: AUC {worst.auc:.4f} ({worst.name}); decisions, {decisions.name}", err=True)
+    click.echo(f"report: {report / PAGE}", err=True)
 
 
 @click.command()

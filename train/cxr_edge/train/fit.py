@@ -1,4 +1,4 @@
-"""From a folder of radiographs to a run: split, fit, choose the threshold, save."""
+"""From a folder of radiographs to a run: split, fit, calibrate, choose the thresholds, save."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.runtime.bundle import OperatingPoint, sha256
+from cxr_edge.runtime.bundle import sha256
 from cxr_edge.runtime.dataset import LabelledImage, fingerprint, read_dataset, read_pixels
 from cxr_edge.runtime.errors import UsageError
+from cxr_edge.train.calibrate import fit_temperature, operating_points, to_probability
 from cxr_edge.train.patients import patient_of, split_by_patient
 
 if TYPE_CHECKING:
@@ -77,10 +78,13 @@ def train(data: Path, run: Path, config: TrainConfig) -> dict[str, Any]:
         If `run` exists and is no run, or an option is out of range.
     """
     import keras
+    from rich.console import Console
+    from rich.progress import track
 
     from cxr_edge.train import models
     from cxr_edge.train.fold import deployable
     from cxr_edge.train.geometry import heatmap_geometry
+    from cxr_edge.train.shift import PERTURBATIONS, perturb
 
     if run.exists() and not (run / "run.json").is_file() and (not run.is_dir() or any(run.iterdir())):
         raise UsageError(f"{run}: exists and is not a run; choose another folder for -o")
@@ -100,8 +104,12 @@ def train(data: Path, run: Path, config: TrainConfig) -> dict[str, Any]:
     network = deployable(network)
     models.save(network, partial / "model.keras")
 
-    probability = _sigmoid(network.predict(validation.pixels, batch_size=PREDICT_BATCH, verbose=0)[:, 0])
-    point = youden_point(validation.labels, probability)
+    logit = predict_logits(network, validation.pixels)
+    temperature = fit_temperature(validation.labels, logit)
+    changes = track(PERTURBATIONS.values(), "choosing thresholds", console=Console(stderr=True))
+    logits = [logit, *(predict_logits(network, perturb(validation.pixels, change)) for change in changes)]
+    points = operating_points(validation.labels, *(to_probability(each, temperature) for each in logits))
+    probability = to_probability(logit, temperature)
     record = {
         "schema_version": 1,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -109,8 +117,8 @@ def train(data: Path, run: Path, config: TrainConfig) -> dict[str, Any]:
         "input": {"height": height, "width": width},
         "heatmap": asdict(heatmap_geometry(network, validation.pixels[:: -(-len(second) // GEOMETRY_IMAGES)])),
         "model_sha256": sha256(partial / "model.keras"),
-        "temperature": 1.0,
-        "operating_points": [asdict(point)],
+        "temperature": temperature,
+        "operating_points": [asdict(point) for point in points],
         "data": {"images": len(images), "fingerprint": fingerprint(images)},
         "split": {
             "rule": "grouped by patient, stratified by class",
@@ -119,7 +127,7 @@ def train(data: Path, run: Path, config: TrainConfig) -> dict[str, Any]:
             "validation_patients": sorted({patient_of(image.path) for image in validation.images}),
             "validation_files": [f"{image.path.parent.name}/{image.path.name}" for image in validation.images],
         },
-        "metrics": {"validation": validation_metrics(validation.labels, probability, point.threshold)},
+        "metrics": {"validation": validation_metrics(validation.labels, probability, points[0].threshold)},
         "history": history,
         "seconds": round(seconds, 1),
         "versions": {"python": python_version()}
@@ -191,15 +199,9 @@ def set_trainable(network: keras.Model, *, head_only: bool) -> None:
         layer.trainable = not frozen
 
 
-def youden_point(labels: npt.NDArray[np.int64], probability: npt.NDArray[np.floating[Any]]) -> OperatingPoint:
-    """The threshold of largest sensitivity + specificity (Youden 1950), midway to the next lower probability."""
-    from sklearn.metrics import roc_curve
-
-    false_positive, true_positive, thresholds = roc_curve(labels, probability, drop_intermediate=False)
-    best = float(thresholds[int(np.argmax(true_positive - false_positive))])
-    below = probability[probability < best]
-    threshold = (best + float(below.max())) / 2 if below.size else best
-    return OperatingPoint("balanced", threshold, "largest sensitivity + specificity on held-out patients of train")
+def predict_logits(network: keras.Model, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """(N, H, W, 1) uint8 -> (N,) logits."""
+    return np.asarray(network.predict(pixels, batch_size=PREDICT_BATCH, verbose=0)[:, 0], np.float32)
 
 
 def validation_metrics(
@@ -234,7 +236,3 @@ def plot_curves(history: dict[str, list[float]], path: Path) -> None:
 def _part(images: list[LabelledImage], height: int, width: int) -> Part:
     labels = np.array([image.label for image in images], np.int64)
     return Part(images, read_pixels(images, height, width), labels)
-
-
-def _sigmoid(logit: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
-    return np.asarray(1 / (1 + np.exp(-logit.astype(np.float64))))

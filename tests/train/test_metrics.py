@@ -1,0 +1,134 @@
+import time
+
+import numpy as np
+import pytest
+from sklearn import metrics as sklearn_metrics
+
+from cxr_edge.train.calibrate import to_probability
+from cxr_edge.train.metrics import (
+    Cases,
+    _weighted_decisions,
+    _weighted_scores,
+    calibration_error,
+    confusion,
+    decision_metrics,
+    patient_weights,
+    score_metrics,
+)
+
+
+def some_cases(count: int = 200, seed: int = 0) -> Cases:
+    """Scores that overlap, with ties, of patients who have one to many images."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 2, count)
+    logit = np.round(random.normal(2 * labels - 1, 1.5), 1)
+    patients = np.array(
+        [f"{label}-{n}" for label, n in zip(labels, random.integers(0, count // 3, count), strict=True)]
+    )
+    return Cases(labels, logit, to_probability(logit, 1.0), patients)
+
+
+def test_figures_are_those_of_scikit_learn():
+    cases, threshold = some_cases(), 0.4
+    decided = cases.probability >= threshold
+    values = {name: e.value for name, e in (decision_metrics(cases, threshold, 10) | score_metrics(cases, 10)).items()}
+    assert values.pop("ece") == pytest.approx(calibration_error(cases.labels, cases.probability))
+    assert values == pytest.approx(
+        {
+            "accuracy": sklearn_metrics.accuracy_score(cases.labels, decided),
+            "precision": sklearn_metrics.precision_score(cases.labels, decided),
+            "sensitivity": sklearn_metrics.recall_score(cases.labels, decided),
+            "specificity": sklearn_metrics.recall_score(1 - cases.labels, ~decided),
+            "f1": sklearn_metrics.f1_score(cases.labels, decided),
+            "roc_auc": sklearn_metrics.roc_auc_score(cases.labels, cases.logit),
+            "pr_auc": sklearn_metrics.average_precision_score(cases.labels, cases.logit),
+            "brier": np.mean((cases.probability - cases.labels) ** 2),
+        }
+    )
+
+
+def test_each_resample_is_measured_as_scikit_learn_would():
+    cases = some_cases()
+    decided = (cases.probability >= 0.4).astype(np.int64)
+    weights = next(patient_weights(cases.patients, 5, seed=1))
+    found = _weighted_scores(cases, weights) | _weighted_decisions(cases.labels, decided, weights)
+    for row, weight in enumerate(weights):
+        expected = {
+            "roc_auc": sklearn_metrics.roc_auc_score(cases.labels, cases.logit, sample_weight=weight),
+            "pr_auc": sklearn_metrics.average_precision_score(cases.labels, cases.logit, sample_weight=weight),
+            "brier": sklearn_metrics.brier_score_loss(cases.labels, cases.probability, sample_weight=weight),
+            "accuracy": sklearn_metrics.accuracy_score(cases.labels, decided, sample_weight=weight),
+            "precision": sklearn_metrics.precision_score(cases.labels, decided, sample_weight=weight),
+            "sensitivity": sklearn_metrics.recall_score(cases.labels, decided, sample_weight=weight),
+            "specificity": sklearn_metrics.recall_score(cases.labels, decided, pos_label=0, sample_weight=weight),
+            "f1": sklearn_metrics.f1_score(cases.labels, decided, sample_weight=weight),
+        }
+        assert {name: found[name][row] for name in expected} == pytest.approx(expected)
+        repeated = np.repeat(np.arange(len(weight)), weight.astype(int))
+        assert found["ece"][row] == pytest.approx(
+            calibration_error(cases.labels[repeated], cases.probability[repeated])
+        )
+
+
+def test_calibration_error_by_hand():
+    labels, probability = np.array([0, 1, 1, 1]), np.array([0.2, 0.21, 0.9, 1.0])
+    # Bins of 1/15: 0.2 and 0.21 share one, with mean 0.205 and half sick; 0.9 and 1.0 have bins of their own.
+    assert calibration_error(labels, probability) == pytest.approx((2 * (0.5 - 0.205) + 0.1 + 0) / 4)
+
+
+def test_images_of_a_patient_are_drawn_together():
+    patients = np.array(["a", "b", "a", "c", "b", "a"])
+    weights = np.concatenate(list(patient_weights(patients, 250, seed=0)))
+    assert weights.shape == (250, 6)
+    np.testing.assert_array_equal(weights[:, 0], weights[:, 2])
+    np.testing.assert_array_equal(weights[:, 1], weights[:, 4])
+    np.testing.assert_array_equal(weights[:, [0, 1, 3]].sum(axis=1), 3)
+    assert len(np.unique(weights, axis=0)) == 10  # all ways to draw 3 of 3 with replacement
+
+
+def test_more_images_of_the_same_patients_are_no_new_evidence():
+    one = some_cases(150)
+    five = Cases(*(np.tile(values, 5) for values in (one.labels, one.logit, one.probability, one.patients)))
+    apart = Cases(five.labels, five.logit, five.probability, np.arange(len(five.labels)).astype(str))
+    for measure in (score_metrics, lambda cases: decision_metrics(cases, 0.5)):
+        alone, repeated, wrongly = measure(one), measure(five), measure(apart)
+        for name in alone:
+            width = {key: e[name].high - e[name].low for key, e in enumerate((alone, repeated, wrongly))}
+            assert width[1] >= 0.99 * width[0], name
+            assert width[2] < 0.75 * width[0], name  # which a bootstrap over images would have taken for evidence
+
+
+def test_the_interval_holds_the_figure_and_covers_the_truth_about_as_often_as_it_says():
+    covered = 0
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        labels = np.arange(400) % 2
+        decided_right = random.random(400) < 0.9
+        probability = np.where(decided_right == (labels == 1), 0.9, 0.1)
+        cases = Cases(labels, probability, probability, np.arange(400).astype(str))
+        accuracy = decision_metrics(cases, 0.5, 300)["accuracy"]
+        assert accuracy.low < accuracy.value < accuracy.high
+        covered += accuracy.low <= 0.9 <= accuracy.high
+    assert 50 <= covered <= 60
+
+
+def test_what_is_not_defined_is_none():
+    cases = Cases(np.array([0, 1]), np.array([-1.0, 1.0]), np.array([0.3, 0.7]), np.array(["a", "b"]))
+    found = decision_metrics(cases, 0.9)
+    assert found["precision"].value is None and found["precision"].low is None
+    assert found["sensitivity"].value == 0 and found["specificity"].value == 1
+
+
+def test_confusion_counts_by_truth():
+    probability = np.array([0.1, 0.8, 0.2, 0.3, 0.5])
+    counted = confusion(Cases(np.array([0, 0, 1, 1, 1]), probability, probability, np.array(list("abcde"))), 0.5)
+    assert (counted.true_negative, counted.false_positive) == (1, 1)
+    assert (counted.false_negative, counted.true_positive) == (2, 1)
+
+
+def test_five_thousand_images_take_seconds():
+    cases = some_cases(5000)
+    start = time.process_time()
+    score_metrics(cases)
+    decision_metrics(cases, 0.5)
+    assert time.process_time() - start < 20

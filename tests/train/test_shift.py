@@ -1,0 +1,119 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from cxr_edge.runtime.dataset import LabelledImage, read_dataset, read_pixels
+from cxr_edge.train.calibrate import to_probability
+from cxr_edge.train.shift import BLOCKS, PERTURBATIONS, Proxy, Shift, measure_shift, perturb, strata
+
+
+@pytest.fixture(scope="module")
+def images(phantoms):
+    return read_dataset(phantoms, ("test",))
+
+
+@pytest.fixture(scope="module")
+def pixels(images):
+    return read_pixels(images)
+
+
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_a_perturbation_changes_pixels_and_nothing_else(name, pixels):
+    before = pixels.copy()
+    changed = perturb(pixels, PERTURBATIONS[name])
+    assert changed.shape == pixels.shape and changed.dtype == np.uint8
+    np.testing.assert_array_equal(pixels, before)
+    difference = np.abs(changed.astype(int) - pixels)
+    # Every image, visibly, and still the same radiograph.
+    assert (difference.mean(axis=(1, 2, 3)) > 0.5).all()
+    for ours, theirs in zip(pixels, changed, strict=True):
+        assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.3
+    np.testing.assert_array_equal(perturb(pixels[::-1], PERTURBATIONS[name]), changed[::-1])
+
+
+def test_perturbations_do_what_their_names_say(pixels):
+    image = pixels[0, :, :, 0]
+    apply = {name: change(image) for name, change in PERTURBATIONS.items()}
+    assert apply["gamma 0.7"].mean() > image.mean() > apply["gamma 1.4"].mean()
+    assert apply["contrast 0.7"].std() < image.std() < apply["contrast 1.3"].std()
+
+    def sharpness(gray):
+        return cv2.Laplacian(gray, cv2.CV_64F).var()
+
+    assert sharpness(apply["blur, sigma 1.5 pixels"]) < sharpness(image) < sharpness(apply["noise, sigma 10 levels"])
+    assert (apply["scaled by 0.9"][:8] == 0).all() and not (apply["scaled by 1.1"][:8] == 0).all()
+    there = PERTURBATIONS["rotated by −8°"](apply["rotated by 8°"])[60:160, 60:160]
+    assert np.abs(there.astype(int) - image[60:160, 60:160]).mean() < 4
+
+
+def brightness(pixels):
+    """A network of sorts: opacities are bright."""
+    return pixels.mean(axis=(1, 2, 3)) / 10 - 10
+
+
+def test_proxies_are_measured_on_what_they_name(images, pixels):
+    labels = np.array([image.label for image in images])
+    steps = []
+    shift = measure_shift(brightness, images, pixels, threshold=0.4, temperature=2.0, step=steps.append)
+    found = {proxy.name: proxy for proxy in shift.proxies}
+    assert set(steps) == {"as they are", *PERTURBATIONS}
+    for name, seen in (("as they are", pixels), ("gamma 1.4", perturb(pixels, PERTURBATIONS["gamma 1.4"]))):
+        logit = brightness(seen)
+        decided = to_probability(logit, 2.0) >= 0.4
+        assert found[name].images == len(images)
+        assert found[name].auc == pytest.approx(roc_auc_score(labels, logit))
+        assert found[name].sensitivity == pytest.approx(decided[labels == 1].mean())
+        assert found[name].specificity == pytest.approx(1 - decided[labels == 0].mean())
+    assert found["gamma 1.4"].sensitivity < found["as they are"].sensitivity
+    json.dumps([proxy.auc for proxy in shift.proxies], allow_nan=False)
+    assert shift.worst.auc == min(p.auc for p in shift.proxies if p.auc is not None)
+
+
+def test_strata_part_patients_and_causes(phantoms):
+    images = read_dataset(phantoms)
+    pixels = read_pixels(images)
+    masks = dict(strata(images, pixels))
+    blocks = [masks[f"patient numbers, block {block + 1} of {BLOCKS}"] for block in range(BLOCKS)]
+    np.testing.assert_array_equal(np.sum(blocks, axis=0), 1)
+    assert {image.path.name for image, inside in zip(images, blocks[0], strict=True) if inside} >= {
+        "IM-0000-0000.jpeg", "IM-0007-0000.jpeg", "person0_bacteria_0.jpeg", "person1_virus_0.jpeg",
+    }  # fmt: skip
+    for cause, other in (("bacteria", "virus"), ("virus", "bacteria")):
+        names = [i.path.name for i, inside in zip(images, masks[f"{cause} against normal"], strict=True) if inside]
+        assert not any(other in name for name in names)
+        assert sum(cause in name for name in names) + sum(name.startswith("IM") for name in names) == len(names)
+    mean = pixels.mean(axis=(1, 2, 3))
+    assert mean[masks["darkest third"]].max() < mean[masks["brightest third"]].min()
+    assert abs(masks["darkest third"].sum() - len(images) / 3) <= 1
+    size = np.array([image.path.stat().st_size for image in images])
+    assert size[masks["smallest third of files"]].max() < size[masks["largest third of files"]].min()
+
+
+def test_names_of_another_scheme_and_equal_files_leave_strata_out(tmp_path):
+    images = []
+    for row in range(6):
+        path = tmp_path / f"image-of-room-{row}.jpeg"
+        path.write_bytes(b"the same size")
+        images.append(LabelledImage(path, row % 2))
+    pixels = np.random.default_rng(0).integers(0, 255, (6, 224, 224, 1), np.uint8)
+    assert {name for name, _ in strata(images, pixels)} == {"darkest third", "brightest third"}
+
+
+def test_a_stratum_of_one_class_has_no_auc_and_is_not_the_worst(images, pixels):
+    labels = np.array([image.label for image in images])
+    seen = pixels.copy()
+    seen[labels == 1] = np.maximum(seen[labels == 1], 120)
+    seen[labels == 0] = np.minimum(seen[labels == 0], 100)
+    shift = measure_shift(brightness, images, seen, 0.5, 1.0)
+    darkest = next(p for p in shift.proxies if p.name == "darkest third")
+    assert darkest.auc is None and darkest.sensitivity is None and darkest.specificity is not None
+    assert shift.worst.auc is not None
+
+
+def test_the_worst_is_named_by_ranking_and_by_decisions():
+    ranking, decisions = Proxy("ranking", "stratum", 9, 0.6, 0.9, 0.9), Proxy("decisions", "stratum", 9, 0.9, 1.0, 0.1)
+    shift = Shift((Proxy("as they are", "none", 9, 0.99, 0.9, 0.9), ranking, decisions))
+    assert (shift.worst, shift.worst_decisions) == (ranking, decisions)

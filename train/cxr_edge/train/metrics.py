@@ -1,0 +1,200 @@
+"""How well a classifier does on labelled images, each figure with an interval that respects patients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating[Any]]
+Labels = npt.NDArray[np.int64]
+
+RESAMPLES = 1000
+LEVEL = 0.95
+#: Of the reliability diagram and the calibration error.
+BINS = 15
+#: Resamples that are computed at once; bounds the memory that the weights take.
+_CHUNK = 100
+
+
+@dataclass(frozen=True)
+class Cases:
+    """What a network says of N labelled images.
+
+    Attributes
+    ----------
+    labels
+        (N,) int: 0 normal, 1 pneumonia.
+    logit
+        (N,) float. Ranks are taken from it, because probabilities near 1 tie in float32.
+    probability
+        (N,) float in [0, 1], after temperature scaling.
+    patients
+        (N,) str: whose image it is.
+    """
+
+    labels: Labels
+    logit: Floats
+    probability: Floats
+    patients: npt.NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its percentile interval; None where it is not defined, as precision is where nothing is positive."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Decisions at a threshold, counted by truth; positive is pneumonia."""
+
+    true_negative: int
+    false_positive: int
+    false_negative: int
+    true_positive: int
+
+
+def confusion(cases: Cases, threshold: float) -> Confusion:
+    """Count right and wrong decisions."""
+    from sklearn.metrics import confusion_matrix
+
+    matrix = confusion_matrix(cases.labels, cases.probability >= threshold, labels=(0, 1))
+    return Confusion(*(int(count) for count in matrix.ravel()))
+
+
+def score_metrics(cases: Cases, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Estimate]:
+    """`roc_auc`, `pr_auc` (average precision), `brier` (Brier 1950) and `ece`: what needs no threshold.
+
+    Both classes must be among the labels. Intervals as in `decision_metrics`.
+    """
+    from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
+
+    labels, probability = cases.labels, cases.probability
+    values = {
+        "roc_auc": float(roc_auc_score(labels, cases.logit)),
+        "pr_auc": float(average_precision_score(labels, cases.logit)),
+        "brier": float(brier_score_loss(labels, probability)),
+        "ece": calibration_error(labels, probability),
+    }
+    return _estimates(values, lambda weights: _weighted_scores(cases, weights), cases, resamples, seed)
+
+
+def decision_metrics(cases: Cases, threshold: float, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Estimate]:
+    """`accuracy`, `precision`, `sensitivity`, `specificity` and `f1` of saying pneumonia where probability ≥ threshold.
+
+    Intervals are 95 % percentiles of a bootstrap over patients (Efron 1979; clusters as in Field and Welsh 2007): the
+    images of one patient resemble each other, and a bootstrap over images would count each as new evidence.
+    """
+    from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
+
+    labels, decided = cases.labels, (cases.probability >= threshold).astype(np.int64)
+    values = {
+        "accuracy": float(accuracy_score(labels, decided)),
+        "precision": float(precision_score(labels, decided, zero_division=np.nan)),
+        "sensitivity": float(recall_score(labels, decided, zero_division=np.nan)),
+        "specificity": float(recall_score(labels, decided, pos_label=0, zero_division=np.nan)),
+        "f1": float(f1_score(labels, decided, zero_division=np.nan)),
+    }
+    return _estimates(values, lambda weights: _weighted_decisions(labels, decided, weights), cases, resamples, seed)
+
+
+def calibration_error(labels: Labels, probability: Floats) -> float:
+    """Expected calibration error: |mean probability − share of sick| over equal-width bins (Naeini et al. 2015)."""
+    return float(_weighted_ece(labels, probability, np.ones((1, len(labels))))[0])
+
+
+def bin_index(probability: Floats) -> npt.NDArray[np.int64]:
+    """Which of `BINS` equal bins each probability in [0, 1] falls in: (N,) int in [0, BINS)."""
+    return np.minimum((probability * BINS).astype(np.int64), BINS - 1)
+
+
+def patient_weights(patients: npt.NDArray[np.str_], resamples: int, seed: int) -> Iterator[npt.NDArray[np.float64]]:
+    """How often each image is in each resample of patients.
+
+    Yields
+    ------
+    (R, N) float64 ≥ 0, a part of the resamples each time; the images of a patient have one weight.
+    """
+    names, patient_of_image = np.unique(patients, return_inverse=True)
+    random = np.random.default_rng(seed)
+    equal = np.full(len(names), 1 / len(names))
+    for start in range(0, resamples, _CHUNK):
+        counts = random.multinomial(len(names), equal, size=min(_CHUNK, resamples - start))
+        yield counts[:, patient_of_image].astype(np.float64)
+
+
+def _estimates(
+    values: Mapping[str, float],
+    weighted: Callable[[npt.NDArray[np.float64]], Mapping[str, Floats]],
+    cases: Cases,
+    resamples: int,
+    seed: int,
+) -> dict[str, Estimate]:
+    """Give each value the interval of its weighted form over the resamples."""
+    with np.errstate(invalid="ignore", divide="ignore"):  # a resample may lack a class; it is left out
+        parts = [weighted(weights) for weights in patient_weights(cases.patients, resamples, seed)]
+    return {name: _estimate(value, np.concatenate([part[name] for part in parts])) for name, value in values.items()}
+
+
+def _estimate(value: float, resampled: Floats) -> Estimate:
+    defined = resampled[np.isfinite(resampled)]
+    if math.isnan(value) or not defined.size:
+        return Estimate(None if math.isnan(value) else value, None, None)
+    low, high = np.quantile(defined, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return Estimate(value, float(low), float(high))
+
+
+def _weighted_decisions(labels: Labels, decided: Labels, weights: npt.NDArray[np.float64]) -> dict[str, Floats]:
+    """`decision_metrics` of (R, N) weights: (R,) each."""
+    true_positive, false_positive = weights @ (labels * decided), weights @ ((1 - labels) * decided)
+    sick, healthy = weights @ labels, weights @ (1 - labels)
+    return {
+        "accuracy": (true_positive + healthy - false_positive) / (sick + healthy),
+        "precision": true_positive / (true_positive + false_positive),
+        "sensitivity": true_positive / sick,
+        "specificity": 1 - false_positive / healthy,
+        "f1": 2 * true_positive / (sick + true_positive + false_positive),
+    }
+
+
+def _weighted_scores(cases: Cases, weights: npt.NDArray[np.float64]) -> dict[str, Floats]:
+    """`score_metrics` of (R, N) weights: (R,) each."""
+    labels, probability = cases.labels, cases.probability.astype(np.float64)
+    order = np.argsort(cases.logit, kind="stable")
+    ties = np.flatnonzero(np.diff(cases.logit[order], prepend=-np.inf))
+    sick = np.add.reduceat((weights * labels)[:, order], ties, axis=1)
+    healthy = np.add.reduceat((weights * (1 - labels))[:, order], ties, axis=1)
+    return {
+        "roc_auc": _roc_auc(sick, healthy),
+        "pr_auc": _average_precision(sick, healthy),
+        "brier": weights @ (probability - labels) ** 2 / weights.sum(axis=1),
+        "ece": _weighted_ece(labels, probability, weights),
+    }
+
+
+def _roc_auc(sick: Floats, healthy: Floats) -> Floats:
+    """Share of pairs in right order, ties half (Mann-Whitney), of (R, scores ascending) weights: (R,)."""
+    below = healthy.cumsum(axis=1) - healthy / 2
+    return np.asarray((sick * below).sum(axis=1) / (sick.sum(axis=1) * healthy.sum(axis=1)))
+
+
+def _average_precision(sick: Floats, healthy: Floats) -> Floats:
+    """Precision over the steps of recall, of (R, scores ascending) weights: (R,)."""
+    found = sick[:, ::-1].cumsum(axis=1)
+    called = found + healthy[:, ::-1].cumsum(axis=1)
+    precision = np.divide(found, called, out=np.zeros_like(found), where=called > 0)
+    return np.asarray((sick[:, ::-1] * precision).sum(axis=1) / sick.sum(axis=1))
+
+
+def _weighted_ece(labels: Labels, probability: Floats, weights: npt.NDArray[np.float64]) -> Floats:
+    gap = np.zeros((len(labels), BINS))
+    gap[np.arange(len(labels)), bin_index(probability)] = probability - labels
+    return np.asarray(np.abs(weights @ gap).sum(axis=1) / weights.sum(axis=1))

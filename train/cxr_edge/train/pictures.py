@@ -1,0 +1,184 @@
+"""The pictures of an evaluation, as PNG and JPEG files in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.runtime.dataset import CLASSES
+from cxr_edge.runtime.gradcam import overlay
+from cxr_edge.runtime.image import read_image
+from cxr_edge.train.metrics import BINS, Cases, bin_index
+
+if TYPE_CHECKING:
+    from cxr_edge.train.evaluate import AtPoint, Evaluation
+
+#: Pictures of each kind in the gallery: right and wrong, of each class.
+SHOWN = 3
+#: Longer side of a radiograph in the gallery (pixels).
+_SIDE = 512
+#: Probabilities are drawn on a logit scale within these.
+_EDGES = (1e-4, 1 - 1e-4)
+_BLUE, _RED, _GREY = "#1f6feb", "#b3261e", "#8a949e"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One radiograph of the gallery: its heatmap picture as JPEG, what it is and what was decided."""
+
+    jpeg: bytes
+    name: str
+    truth: str
+    decided: str
+    probability: float
+
+
+def draw_all(evaluation: Evaluation) -> dict[str, bytes]:
+    """Every diagram: title -> PNG file."""
+    cases, points = evaluation.cases, evaluation.points
+    drawn = {
+        "ROC curve": _png(lambda axes: _roc(axes, cases, points)),
+        "Precision and recall": _png(lambda axes: _precision_recall(axes, cases, points)),
+        "Threshold sweep": _png(lambda axes: _sweep(axes, cases, points)),
+        "Reliability": _png(lambda axes: _reliability(axes, cases)),
+    }
+    return drawn | {f"Decisions, {at.point.name}": _png(partial(_confusion, at=at)) for at in points}
+
+
+def gallery(evaluation: Evaluation) -> dict[str, list[Shown]]:
+    """Heatmaps of the most confident decisions at the default operating point: heading -> up to `SHOWN` patients."""
+    cases, threshold = evaluation.cases, evaluation.points[0].point.threshold
+    decided = cases.probability >= threshold
+    groups = {}
+    for heading, truth, call in (
+        ("Pneumonia, rightly", 1, True),
+        ("Normal, rightly", 0, False),
+        ("Normal, taken for pneumonia", 0, True),
+        ("Pneumonia, missed", 1, False),
+    ):
+        rows = np.flatnonzero((cases.labels == truth) & (decided == call))
+        rows = rows[np.argsort(-cases.logit[rows] if call else cases.logit[rows], kind="stable")]
+        _, first = np.unique(cases.patients[rows], return_index=True)
+        groups[heading] = [_show(evaluation, int(row)) for row in rows[np.sort(first)][:SHOWN]]
+    return groups
+
+
+def _show(evaluation: Evaluation, row: int) -> Shown:
+    image, point = evaluation.source.images[row], evaluation.points[0].point
+    probability = float(evaluation.cases.probability[row])
+    decided = CLASSES[int(probability >= point.threshold)]
+    gray = read_image(image.path)
+    factor = _SIDE / max(gray.shape)
+    if factor < 1:
+        gray = cv2.resize(
+            gray, (round(gray.shape[1] * factor), round(gray.shape[0] * factor)), interpolation=cv2.INTER_AREA
+        )
+    subject = evaluation.subject
+    picture = overlay(gray, evaluation.heatmaps[row], subject.heatmap, subject.input, f"{decided}  p={probability:.3f}")
+    _, data = cv2.imencode(".jpeg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return Shown(data.tobytes(), image.path.name, CLASSES[image.label], decided, probability)
+
+
+def _png(draw: Callable[[Any], None]) -> bytes:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6, 3.9), layout="constrained")
+    draw(figure.subplots())
+    file = BytesIO()
+    figure.savefig(file, format="png", dpi=120)
+    return file.getvalue()
+
+
+def _roc(axes: Any, cases: Cases, points: Sequence[AtPoint]) -> None:
+    from sklearn.metrics import roc_curve
+
+    false_positive, true_positive, _ = roc_curve(cases.labels, cases.logit)
+    axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1)
+    axes.plot(false_positive, true_positive, color=_BLUE)
+    for at, marker in zip(points, "osD^v" * len(points), strict=False):
+        specificity, sensitivity = at.metrics["specificity"].value, at.metrics["sensitivity"].value
+        if specificity is not None and sensitivity is not None:
+            axes.plot(1 - specificity, sensitivity, marker, color=_RED, markersize=6, label=at.point.name)
+    axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    _finish(axes, "lower right")
+
+
+def _precision_recall(axes: Any, cases: Cases, points: Sequence[AtPoint]) -> None:
+    from sklearn.metrics import precision_recall_curve
+
+    precision, recall, _ = precision_recall_curve(cases.labels, cases.logit)
+    share = float(cases.labels.mean())
+    axes.axhline(share, color=_GREY, linestyle=":", linewidth=1, label=f"share of pneumonia, {share:.2f}")
+    axes.plot(recall, precision, color=_BLUE)
+    for at, marker in zip(points, "osD^v" * len(points), strict=False):
+        if at.metrics["precision"].value is not None:
+            axes.plot(at.metrics["sensitivity"].value, at.metrics["precision"].value, marker, color=_RED, markersize=6)
+    axes.set(xlabel="sensitivity (recall)", ylabel="precision", xlim=(-0.02, 1.02), ylim=(min(0.5, share) - 0.05, 1.02))
+    _finish(axes, "lower left")
+
+
+def _sweep(axes: Any, cases: Cases, points: Sequence[AtPoint]) -> None:
+    thresholds = np.unique(np.clip(cases.probability, *_EDGES))
+    for label, name, color in ((1, "sensitivity", _BLUE), (0, "specificity", _GREY)):
+        scores = np.sort(cases.probability[cases.labels == label])
+        below = np.searchsorted(scores, thresholds) / len(scores)
+        axes.plot(thresholds, 1 - below if label else below, color=color, label=name)
+    for at in points:
+        axes.axvline(float(np.clip(at.point.threshold, *_EDGES)), color=_RED, linewidth=1)
+        axes.text(float(np.clip(at.point.threshold, *_EDGES)), 0.03, f" {at.point.name}", color=_RED, fontsize=8,
+                  rotation=90, ha="right", va="bottom")  # fmt: skip
+    axes.set_xscale("logit")
+    axes.set(xlabel="threshold on the probability", ylabel="share", xlim=_EDGES, ylim=(-0.02, 1.02))
+    _label_probabilities(axes)
+    _finish(axes, "center left")
+
+
+def _reliability(axes: Any, cases: Cases) -> None:
+    index = bin_index(cases.probability)
+    filled = np.unique(index)
+    said = [float(cases.probability[index == b].mean()) for b in filled]
+    found = [float(cases.labels[index == b].mean()) for b in filled]
+    counts = np.bincount(index, minlength=BINS)
+    axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1)
+    axes.plot(said, found, color=_BLUE, marker="o", markersize=4)
+    axes.set(xlabel="probability said", ylabel="share of pneumonia found", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.grid(alpha=0.3)
+    images = axes.twinx()
+    images.bar((np.arange(BINS) + 0.5) / BINS, counts, 0.9 / BINS, color=_GREY, alpha=0.3)
+    images.set_yscale("symlog", linthresh=1)
+    images.set(ylabel="images (bars)", ylim=(0, 40 * max(int(counts.max()), 1)))
+
+
+def _confusion(axes: Any, at: AtPoint) -> None:
+    counts: npt.NDArray[np.int64] = np.array(
+        [
+            [at.confusion.true_negative, at.confusion.false_positive],
+            [at.confusion.false_negative, at.confusion.true_positive],
+        ]
+    )
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(2, 2):
+        axes.text(column, row, f"{counts[row, column]}\n{share[row, column]:.1%}", ha="center", va="center",
+                  color="white" if share[row, column] > 0.5 else "black", fontsize=12)  # fmt: skip
+    names = [name.capitalize() for name in CLASSES]
+    axes.set(xticks=(0, 1), yticks=(0, 1), xticklabels=names, yticklabels=names, xlabel="decided", ylabel="truth")
+    axes.set_title(f"{at.point.name}: p ≥ {at.point.threshold:.3f}", fontsize=10)
+
+
+def _label_probabilities(axes: Any) -> None:
+    ticks = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+
+
+def _finish(axes: Any, place: str) -> None:
+    axes.grid(alpha=0.3)
+    axes.legend(loc=place, fontsize=8)

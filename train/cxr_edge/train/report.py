@@ -1,0 +1,98 @@
+"""The report of an evaluation: one self-contained HTML page and `metrics.json`."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cxr_edge.runtime.errors import UsageError
+from cxr_edge.runtime.files import write_atomically
+from cxr_edge.train.metrics import LEVEL, RESAMPLES, Estimate
+from cxr_edge.train.pictures import draw_all, gallery
+
+if TYPE_CHECKING:
+    from cxr_edge.train.evaluate import Evaluation
+
+PAGE, METRICS = "report.html", "metrics.json"
+TITLES = {
+    "accuracy": "accuracy",
+    "precision": "precision",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "f1": "F1",
+    "roc_auc": "ROC-AUC",
+    "pr_auc": "PR-AUC",
+    "brier": "Brier score",
+    "ece": "calibration error (ECE)",
+}
+
+
+def check_target(report: Path) -> None:
+    """Refuse a place where no report can be written, before hours of work.
+
+    Raises
+    ------
+    UsageError
+        If `report` or what should hold it is a file.
+    """
+    for place in (report, *report.parents):
+        if place.exists():
+            if not place.is_dir():
+                raise UsageError(f"{place}: is a file; name a folder with -o")
+            return
+
+
+def write_report(evaluation: Evaluation, report: Path) -> None:
+    """Write `report.html` and `metrics.json`, each whole or not at all."""
+    page, metrics = render(evaluation), evaluation.to_json()
+    write_atomically(report / METRICS, metrics)
+    write_atomically(report / PAGE, page)
+
+
+def render(evaluation: Evaluation) -> str:
+    """The page; pictures are embedded, so that it can be sent as it is."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("cxr_edge.train", "templates"), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters["embed"] = _embed
+    environment.filters["interval"] = interval
+    curves = evaluation.subject.path / "curves.png"
+    return environment.get_template("evaluation.html.j2").render(
+        evaluation=evaluation,
+        curves=curves.read_bytes() if evaluation.subject.kind == "run" and curves.is_file() else None,
+        diagrams=draw_all(evaluation),
+        gallery=gallery(evaluation),
+        titles=TITLES,
+        resamples=RESAMPLES,
+        level=LEVEL,
+    )
+
+
+def rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """The table of standard output: a row for each figure, a column for each operating point."""
+    table: list[dict[str, Any]] = [
+        {"metric": "threshold"} | {at.point.name: f"{at.point.threshold:.4f}" for at in evaluation.points}
+    ]
+    for name in evaluation.points[0].metrics:
+        table.append({"metric": TITLES[name]} | {at.point.name: interval(at.metrics[name]) for at in evaluation.points})
+    for name, estimate in evaluation.scores.items():
+        # The same at every threshold.
+        table.append({"metric": TITLES[name]} | {at.point.name: interval(estimate) for at in evaluation.points})
+    return table
+
+
+def interval(estimate: Estimate) -> str:
+    """A figure with its interval, for people."""
+    if estimate.value is None:
+        return "-"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.4f}"
+    return f"{estimate.value:.4f} ({estimate.low:.4f}–{estimate.high:.4f})"
+
+
+def _embed(picture: bytes) -> str:
+    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64," + b64encode(picture).decode()

@@ -30,6 +30,11 @@ def test_calibration_leaves_validation_patients_out(bundle, run, phantoms):
 def test_a_part_of_the_files_can_be_chosen(cli, run, tmp_path):
     code, out, _ = cli("export", run, "-o", tmp_path / "b", "--format", "onnx", "--precision", "fp32")
     assert code == 0 and "model.onnx" in out and "tflite" not in out
+    code, out, _ = cli("export", run, "-o", tmp_path / "c", "--file", "model.fp16.tflite", "--file", "model.onnx")
+    assert code == 0 and {f.path for f in Bundle.open(tmp_path / "c").manifest.files} == {
+        "model.fp16.tflite",
+        "model.onnx",
+    }
 
 
 def test_usage_errors_say_what_to_do(cli, run, bundle, tmp_path):

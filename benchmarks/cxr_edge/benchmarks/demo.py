@@ -97,18 +97,17 @@ def demo(data: Path | None, output: Path, weights: str, epochs: int | None, pati
 def run_chain(data: Path, output: Path, config: Any, announce: Any) -> DemoResult:
     """Train, export, verify, explain and benchmark; everything lands below `output`."""
     from cxr_edge.benchmarks.suite import Options, benchmark
-    from cxr_edge.export.build import build_bundle
+    from cxr_edge.export.build import FILES, build_bundle
     from cxr_edge.export.gates import DEFAULTS
     from cxr_edge.export.progress import stages
     from cxr_edge.export.verify import verify_bundle
-    from cxr_edge.runtime.bundle import PRECISIONS
     from cxr_edge.train.fit import train
 
     run, bundle = output / "run", output / "bundle"
     announce("train")
     record = train(data, run, config)
     announce("export")
-    build_bundle(run, bundle, data, ("onnx", "tflite"), PRECISIONS, 200, step=announce)
+    build_bundle(run, bundle, data, FILES, 200, step=announce)
     announce("verify")
     with stages() as progress:
         verification = verify_bundle(bundle, data, run, DEFAULTS, VERIFY_IMAGES, progress)

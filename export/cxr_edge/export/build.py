@@ -21,9 +21,13 @@ from cxr_edge.runtime.errors import DataError, UsageError
 
 #: Packages whose release shapes the files.
 TOOLS = ("tensorflow", "keras", "tf2onnx", "onnx", "onnxslim", "onnxconverter-common")
+#: File -> (format, precision): all that can be written without a GPU.
 FILES = {
-    "onnx": {"fp32": "model.onnx", "fp16": "model.fp16.onnx"},
-    "tflite": {"fp32": "model.fp32.tflite", "fp16": "model.fp16.tflite", "int8": "model.int8.tflite"},
+    "model.onnx": ("onnx", "fp32"),
+    "model.fp16.onnx": ("onnx", "fp16"),
+    "model.fp32.tflite": ("tflite", "fp32"),
+    "model.fp16.tflite": ("tflite", "fp16"),
+    "model.int8.tflite": ("tflite", "int8"),
 }
 
 
@@ -31,8 +35,7 @@ def build_bundle(
     run_folder: Path,
     bundle: Path,
     calib: Path | None,
-    formats: Collection[str],
-    precisions: Collection[str],
+    names: Collection[str],
     calib_images: int,
     step: Callable[[str], None],
 ) -> Manifest:
@@ -42,7 +45,7 @@ def build_bundle(
     ----------
     calib
         Data set that the int8 ranges are set on; images of the run's validation patients are left out.
-    formats, precisions
+    names
         Which of `FILES` to write.
     step
         Told the name of each file before it is made.
@@ -53,12 +56,11 @@ def build_bundle(
         If the run, the calibration set or the choice of files cannot be used.
     """
     run = Run.open(run_folder)
-    wanted = [(f, p, name) for f in formats for p, name in FILES.get(f, {}).items() if p in precisions]
-    if not wanted:
-        raise UsageError(f"no file of format {', '.join(formats)} has precision {', '.join(precisions)}")
     if bundle.exists() and not (bundle / MANIFEST).is_file() and (not bundle.is_dir() or any(bundle.iterdir())):
         raise UsageError(f"{bundle}: exists and is not a bundle; choose another folder for -o")
-    calibration = _calibration_images(run, calib, calib_images) if any(p == "int8" for _, p, _ in wanted) else []
+    calibration = (
+        _calibration_images(run, calib, calib_images) if any(FILES[name][1] == "int8" for name in names) else []
+    )
     facts = _facts(run, bundle, calibration)
 
     partial = bundle.with_name(bundle.name + ".partial")
@@ -66,8 +68,9 @@ def build_bundle(
     partial.mkdir(parents=True)
     files = []
     writer = _Writer(run, facts, calibration)
-    for format, precision, name in wanted:
+    for name in names:
         step(name)
+        format, precision = FILES[name]
         writer.write(format, precision, partial / name)
         engine = ENGINE_OF_SUFFIX[Path(name).suffix]
         files.append(ModelFile(name, engine, precision, sha256(partial / name), (partial / name).stat().st_size))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from cxr_edge.export.build import FILES
 from cxr_edge.runtime.bundle import MANIFEST, PRECISIONS, Bundle
 from cxr_edge.runtime.console import emit, output_format
 from cxr_edge.runtime.errors import EXIT_CHECK_FAILED, UsageError
@@ -25,6 +27,9 @@ FORMATS = ("onnx", "tflite", "tensorrt")
 @click.option(
     "--precision", "precisions", type=click.Choice(PRECISIONS), multiple=True, default=PRECISIONS, show_default=True
 )
+@click.option(
+    "--file", "names", type=click.Choice(FILES), multiple=True, help="Write just this; instead of the two above."
+)
 def export(
     run: Path,
     bundle: Path | None,
@@ -32,6 +37,7 @@ def export(
     calib_images: int,
     formats: tuple[str, ...],
     precisions: tuple[str, ...],
+    names: tuple[str, ...],
 ) -> None:
     """Export a trained RUN to a bundle of ONNX and TFLite files.
 
@@ -50,7 +56,9 @@ def export(
     if not is_bundle:
         if bundle is None:
             raise UsageError("name the bundle folder to write with -o")
-        _export_files(run, bundle, calib, calib_images, tuple(others) or ("onnx",), precisions)
+        # A TensorRT plan is built from ONNX.
+        chosen = [name for name, (f, p) in FILES.items() if f in (others or ["onnx"]) and p in precisions]
+        _export_files(run, bundle, calib, names or chosen, calib_images)
     target = run if is_bundle else bundle
     assert target is not None
     if "tensorrt" in formats:
@@ -63,23 +71,16 @@ def export(
     click.echo(f"next: cxr-edge verify {target} --data {calib or 'DATA'}", err=True)
 
 
-def _export_files(
-    run: Path,
-    bundle: Path,
-    calib: Path | None,
-    calib_images: int,
-    formats: tuple[str, ...],
-    precisions: tuple[str, ...],
-) -> None:
+def _export_files(run: Path, bundle: Path, calib: Path | None, names: Sequence[str], calib_images: int) -> None:
+    if not names:
+        raise UsageError("no file has that format and precision; int8 is a TFLite file")
     import_keras_quietly()
     from rich.console import Console
 
     from cxr_edge.export.build import build_bundle
 
     with Console(stderr=True).status("reading") as status:
-        build_bundle(
-            run, bundle, calib, formats, precisions, calib_images, step=lambda name: status.update(f"writing {name}")
-        )
+        build_bundle(run, bundle, calib, names, calib_images, step=lambda name: status.update(f"writing {name}"))
 
 
 @click.command()

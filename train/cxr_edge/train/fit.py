@@ -113,7 +113,8 @@ def train(data: Path, run: Path, config: TrainConfig) -> dict[str, Any]:
     record = {
         "schema_version": 1,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "config": asdict(config),
+        # By name: where the weights lie is this machine's business.
+        "config": asdict(config) | {"weights": Path(config.weights).name},
         "input": {"height": height, "width": width},
         "heatmap": asdict(heatmap_geometry(network, validation.pixels[:: -(-len(second) // GEOMETRY_IMAGES)])),
         "model_sha256": sha256(partial / "model.keras"),

@@ -1,0 +1,32 @@
+"""The model that ships inside the package."""
+
+import pytest
+from support import SHARED, needs_shared
+
+from cxr_edge.runtime import Bundle, load
+from cxr_edge.runtime.predictor import packaged_model
+
+
+def test_it_is_whole_small_and_says_what_it_is():
+    bundle = Bundle.open(packaged_model())
+    for file in bundle.manifest.files:
+        bundle.check(file)
+        assert bundle.verified(file) is True
+    assert sum(file.bytes for file in bundle.manifest.files) <= 16e6
+    assert {"onnx", "litert"} <= {file.engine for file in bundle.manifest.files}
+    assert "not a medical device" in (bundle.folder / "MODEL_CARD.md").read_text()
+
+
+def test_its_manifest_holds_no_path_of_the_machine_that_made_it():
+    text = (packaged_model() / "manifest.json").read_text()
+    assert '"/' not in text and "../../../../.." not in text
+
+
+@needs_shared
+@pytest.mark.parametrize("engine", ["onnx", "litert"])
+def test_it_decides_on_originals_as_users_will_meet_them(engine):
+    """Of the 24 originals, which it may have been trained on: a smoke test of decode, resize and decide."""
+    predictor = load(engine=engine)
+    images = sorted((SHARED / "data" / "originals").rglob("*.jpeg"))
+    right = [p.label == i.parent.name for i, p in zip(images, predictor.predict_many(images), strict=True)]
+    assert sum(right) >= 22

@@ -7,7 +7,7 @@ from support import SHARED, needs_shared
 
 from cxr_edge.export import onnx, tflite
 from cxr_edge.export.graph import deployment_model
-from cxr_edge.export.run import Reference
+from cxr_edge.export.run import Novelty, Reference
 from cxr_edge.runtime import BundleError
 from cxr_edge.runtime.bundle import InputContract
 from cxr_edge.runtime.dataset import read_dataset, read_pixels
@@ -17,6 +17,13 @@ from cxr_edge.train.fold import deployable
 from cxr_edge.train.models import build
 
 TEMPERATURE = 1.7
+
+
+def novelty(channels):
+    """Directions at random."""
+    random = np.random.default_rng(0)
+    basis = np.linalg.qr(random.normal(size=(channels, min(channels, 16))))[0]
+    return Novelty(random.uniform(0, 1, channels).astype(np.float32), basis.astype(np.float32), 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +42,13 @@ def radiographs():
 
 @pytest.fixture(scope="module")
 def reference(mobilenet, radiographs):
-    return Reference(mobilenet, TEMPERATURE).run(radiographs)
+    return Reference(mobilenet, TEMPERATURE, novelty(1280)).run(radiographs)
 
 
 def assert_same(outputs, reference):
     np.testing.assert_allclose(outputs.logit, reference.logit, atol=1e-4)
     np.testing.assert_allclose(outputs.probability, reference.probability, atol=1e-5)
+    np.testing.assert_allclose(outputs.novelty, reference.novelty, rtol=1e-4)
     peak = reference.heatmap.max()
     assert peak > 0
     assert np.abs(outputs.heatmap - reference.heatmap).max() <= 1e-4 * peak
@@ -49,7 +57,7 @@ def assert_same(outputs, reference):
 @needs_shared
 @pytest.mark.parametrize("format", ["onnx", "tflite"])
 def test_fp32_files_decide_and_explain_as_keras_with_gradienttape(mobilenet, radiographs, reference, tmp_path, format):
-    model = deployment_model(mobilenet, TEMPERATURE)
+    model = deployment_model(mobilenet, TEMPERATURE, novelty(1280))
     path = tmp_path / f"model.{format}"
     if format == "onnx":
         onnx.write_onnx(onnx.onnx_from_keras(model), path, "{}")
@@ -62,14 +70,14 @@ def test_fp32_files_decide_and_explain_as_keras_with_gradienttape(mobilenet, rad
 
 @needs_shared
 def test_the_onnx_graph_is_clean(mobilenet):
-    exported = onnx.onnx_from_keras(deployment_model(mobilenet))
+    exported = onnx.onnx_from_keras(deployment_model(mobilenet, 1.0, novelty(1280)))
     operators = [node.op_type for node in exported.graph.node]
     assert "BatchNormalization" not in operators
     assert operators.count("Transpose") <= 2
     assert exported.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
     assert exported.opset_import[0].version == onnx.OPSET
     # One copy of the hidden layer's weights, 0.65 MB, not two.
-    assert exported.ByteSize() < 9.7e6
+    assert exported.ByteSize() < 9.8e6
     half = onnx.to_fp16(exported)
     floats = [t for t in half.graph.initializer if t.data_type == 1]
     assert not floats, "a strongly typed fp16 graph holds no fp32 constants"
@@ -87,7 +95,9 @@ def test_the_tape_reference_is_the_textbook_on_the_whole_network(run):
         features, logit = both(pixels.astype(np.float32))
     weights = tf.reduce_mean(tape.gradient(logit, features), axis=(1, 2), keepdims=True)
     expected = tf.nn.relu(tf.reduce_sum(weights * features, axis=-1)).numpy()
-    np.testing.assert_allclose(Reference(network, 1.0).run(pixels).heatmap, expected, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(
+        Reference(network, 1.0, novelty(128)).run(pixels).heatmap, expected, rtol=1e-4, atol=1e-7
+    )
 
 
 def test_a_foreign_network_is_refused():
@@ -95,12 +105,12 @@ def test_a_foreign_network_is_refused():
 
     foreign = keras.Sequential([keras.Input((224, 224, 1)), keras.layers.GlobalAveragePooling2D()])
     with pytest.raises(BundleError, match="not a network of cxr-edge train"):
-        deployment_model(foreign)
+        deployment_model(foreign, 1.0, novelty(1))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_temperature_is_in_the_onnx_graph_to_full_precision(precision):
-    model = onnx.onnx_from_keras(deployment_model(build("cnn", "none"), TEMPERATURE))
+    model = onnx.onnx_from_keras(deployment_model(build("cnn", "none"), TEMPERATURE, novelty(128)))
     model = onnx.to_fp16(model) if precision == "fp16" else model
     session = onnxruntime.InferenceSession(model.SerializeToString())
     image = np.random.default_rng(0).integers(0, 256, (8, 224, 224, 1), np.uint8)

@@ -1,21 +1,26 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from cxr_edge.export.gates import DEFAULTS, Gate, check, load_gates
 from cxr_edge.export.parity import auc, calibration_error, compare, rank_correlation, top_overlap
 from cxr_edge.runtime import UsageError
-from cxr_edge.runtime.bundle import ModelFile, OperatingPoint
+from cxr_edge.runtime.bundle import HeatmapGeometry, InputContract, Manifest, ModelFile, OperatingPoint
 from cxr_edge.runtime.engines import Outputs
+from cxr_edge.runtime.engines.base import OUTPUTS
 
 FILE = ModelFile("model.onnx", "onnx", "fp32", "0" * 64, 1)
 POINTS = (OperatingPoint("balanced", 0.5, "x"), OperatingPoint("screening", 0.2, "x"))
+MANIFEST = Manifest("cnn", "2026", InputContract(), HeatmapGeometry(32, 15.5), POINTS, novelty_threshold=0.9)
 
 
 @pytest.fixture
 def outputs():
     random = np.random.default_rng(0)
     logit = random.normal(0, 3, 400).astype(np.float32)
-    return Outputs(1 / (1 + np.exp(-logit)), logit, random.uniform(0, 1, (400, 7, 7)).astype(np.float32))
+    heatmap = random.uniform(0, 1, (400, 7, 7)).astype(np.float32)
+    return Outputs(1 / (1 + np.exp(-logit)), logit, heatmap, random.uniform(0, 1, 400).astype(np.float32))
 
 
 @pytest.fixture
@@ -33,7 +38,7 @@ def test_auc_is_scikit_learns(outputs, labels):
 
 
 def test_equal_outputs_differ_by_nothing(outputs, labels):
-    parity = compare(FILE, "CPU", outputs, outputs, labels, POINTS)
+    parity = compare(FILE, "CPU", outputs, outputs, labels, MANIFEST)
     assert parity.logit_max == parity.probability_max == parity.auc_delta == parity.ece_delta == 0
     assert parity.flips == {"balanced": 0, "screening": 0} and parity.auc_interval == (0, 0)
     assert parity.heatmap_rank_correlation == parity.heatmap_iou == pytest.approx(1)
@@ -44,22 +49,28 @@ def test_one_flipped_decision_is_found_at_its_operating_point(outputs, labels):
     probability = outputs.probability.copy()
     row = int(np.argmin(np.abs(probability - 0.21)))
     probability[row] = 0.19
-    parity = compare(FILE, "CPU", Outputs(probability, outputs.logit, outputs.heatmap), outputs, labels, POINTS)
+    parity = compare(FILE, "CPU", replace(outputs, probability=probability), outputs, labels, MANIFEST)
     assert parity.flips == {"balanced": 0, "screening": 1} and parity.flip_rate == 1 / 400
     assert [c.name for c in check(parity, DEFAULTS["fp32"]) if not c.passed] == ["flip_rate"]
 
 
+def test_images_that_change_sides_of_the_novelty_threshold_are_counted(outputs, labels):
+    novelty = outputs.novelty.copy()
+    novelty[np.flatnonzero(novelty < 0.9)[:3]] = 2.0
+    assert compare(FILE, "CPU", replace(outputs, novelty=novelty), outputs, labels, MANIFEST).novelty_flips == 3
+
+
 def test_lost_sensitivity_is_negative_and_fails_the_int8_gate(outputs, labels):
     probability = outputs.probability - 0.2
-    parity = compare(FILE, "CPU", Outputs(probability, outputs.logit, outputs.heatmap), outputs, labels, POINTS)
+    parity = compare(FILE, "CPU", replace(outputs, probability=probability), outputs, labels, MANIFEST)
     assert parity.sensitivity_delta < -0.05 < 0.05 < parity.specificity_delta
     assert "sensitivity_drop" in [c.name for c in check(parity, DEFAULTS["int8"]) if not c.passed]
 
 
 def test_nan_never_passes(outputs, labels):
-    broken = Outputs(np.full(400, np.nan), np.full(400, np.nan, np.float32), outputs.heatmap * np.nan)
+    broken = Outputs(*(np.full_like(getattr(outputs, name), np.nan) for name in OUTPUTS))
     with np.errstate(invalid="ignore"):
-        parity = compare(FILE, "CPU", broken, outputs, labels, POINTS)
+        parity = compare(FILE, "CPU", broken, outputs, labels, MANIFEST)
     for gate in DEFAULTS.values():
         assert not all(c.passed for c in check(parity, gate))
 

@@ -91,11 +91,12 @@ def test_a_lone_file_is_evaluated_on_a_test_split(bundle, phantoms, tmp_path, cl
 def test_heatmaps_of_a_run_are_those_of_autodiff(run, phantoms):
     pixels = read_pixels(read_dataset(phantoms, ("test",)))
     opened = Run.open(run)
-    reference = Reference(opened.network(), opened.temperature).run(pixels)
+    reference = Reference(opened.network(), opened.temperature, opened.novelty).run(pixels)
     outputs = open_subject(run).run(pixels)
     np.testing.assert_allclose(outputs.logit, reference.logit, atol=1e-4)
     np.testing.assert_allclose(outputs.probability, reference.probability, atol=1e-5)
     np.testing.assert_allclose(outputs.heatmap, reference.heatmap, atol=1e-4)
+    np.testing.assert_allclose(outputs.novelty, reference.novelty, rtol=1e-4)
     assert reference.heatmap.max() > 0.01
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from cxr_edge.benchmarks.statistics import median_ratio
 from cxr_edge.runtime.errors import UsageError
 
-KEPT = ("probability", "logit")
+KEPT = ("probability", "logit", "novelty")
 
 
 def without_heatmap(source: Path, target: Path) -> None:

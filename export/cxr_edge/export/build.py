@@ -103,7 +103,7 @@ class _Writer:
         from cxr_edge.export.graph import deployment_model
 
         if self._onnx is None:
-            self._onnx = onnx.onnx_from_keras(deployment_model(self._network, self._run.temperature))
+            self._onnx = onnx.onnx_from_keras(deployment_model(self._network, self._run.temperature, self._run.novelty))
         onnx.write_onnx(onnx.to_fp16(self._onnx) if precision == "fp16" else self._onnx, path, facts)
 
     def _write_tflite(self, precision: str, path: Path, facts: str) -> None:
@@ -111,7 +111,7 @@ class _Writer:
         from cxr_edge.export.graph import deployment_model
 
         dtype = "float32" if precision == "int8" else "uint8"
-        model = deployment_model(self._network, self._run.temperature, dtype)
+        model = deployment_model(self._network, self._run.temperature, self._run.novelty, dtype)
         tflite.write_tflite(tflite.tflite_from_keras(model, precision, self._pixels), path, facts, CLASSES)
 
 
@@ -140,6 +140,7 @@ def _facts(run: Run, bundle: Path, calibration: Sequence[LabelledImage]) -> Mani
         heatmap=run.geometry,
         operating_points=run.operating_points,
         temperature=run.temperature,
+        novelty_threshold=run.novelty.threshold,
         training={key: value for key, value in record.items() if key not in held_back}
         # Relative, so that run and bundle may move together; `verify` trusts the hash, not the place.
         | {

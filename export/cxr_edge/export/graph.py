@@ -1,20 +1,26 @@
 """The deployment graph: the same in every format.
 
 In: `image`, raw uint8 grayscale pixels (N, H, W, 1). Out, by name: `probability` (N,), `logit` (N,),
-`heatmap` (N, h, w).
+`heatmap` (N, h, w), `novelty` (N,).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from cxr_edge.runtime.errors import BundleError
 
 if TYPE_CHECKING:
     import keras
 
+    from cxr_edge.export.run import Novelty
 
-def deployment_model(network: keras.Model, temperature: float = 1.0, input_dtype: str = "uint8") -> keras.Model:
+
+def deployment_model(
+    network: keras.Model, temperature: float, novelty: Novelty, input_dtype: str = "uint8"
+) -> keras.Model:
     r"""Rewrite a trained classifier as the deployment graph.
 
     Grad-CAM without gradients. With A the last feature map (H×W×K), the head is
@@ -31,6 +37,9 @@ def deployment_model(network: keras.Model, temperature: float = 1.0, input_dtype
         (N, H, W, 1) in [0, 255] -> logit (N, 1), with the layers `pool`, `hidden`, `logit` of `cxr_edge.train.models`.
     temperature
         probability = sigmoid(logit / temperature) (Guo et al. 2017).
+    novelty
+        Mean and main directions of the training set's pooled features; the output `novelty` is the length of what the
+        directions miss.
     input_dtype
         `uint8`; `float32` for the integer TFLite converter, which sets the type of its input by itself.
 
@@ -62,5 +71,9 @@ def deployment_model(network: keras.Model, temperature: float = 1.0, input_dtype
     logit = ops.squeeze(logit_layer(hidden), axis=1)
     per_hidden = ops.sign(hidden) * ops.squeeze(logit_layer.kernel, axis=1) / cells
     heatmap = ops.relu(ops.sum(per_cell * per_hidden[:, None, None, :], axis=-1))
-    outputs = {"probability": ops.sigmoid(logit / temperature), "logit": logit, "heatmap": heatmap}
+    centred = ops.mean(feature_map, axis=(1, 2)) - novelty.mean
+    # The basis twice, once transposed: 0.16 MB. |c|² − |cB|² would need it once, and lose its digits in half precision.
+    missed = centred - ops.matmul(ops.matmul(centred, novelty.basis), np.ascontiguousarray(novelty.basis.T))
+    distance = ops.sqrt(ops.sum(missed * missed, axis=1))
+    outputs = {"probability": ops.sigmoid(logit / temperature), "logit": logit, "heatmap": heatmap, "novelty": distance}
     return keras.Model(image, outputs, name=network.name)

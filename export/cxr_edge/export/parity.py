@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.runtime.bundle import ModelFile, OperatingPoint
+from cxr_edge.runtime.bundle import Manifest, ModelFile
 from cxr_edge.runtime.dataset import LabelledImage
 from cxr_edge.runtime.engines import Outputs
 from cxr_edge.runtime.errors import DataError, ImageError
@@ -43,6 +43,8 @@ class Parity:
         At the default operating point, file minus network.
     ece_delta
         Expected calibration error, file minus network.
+    novelty_flips
+        Images that count as in distribution by one and not by the other.
     heatmap_rank_correlation
         Median over images of Spearman's rho of the heatmap's cells.
     heatmap_iou
@@ -61,6 +63,7 @@ class Parity:
     sensitivity_delta: float
     specificity_delta: float
     ece_delta: float
+    novelty_flips: int
     heatmap_rank_correlation: float
     heatmap_iou: float
 
@@ -82,6 +85,7 @@ def run_file(predictor: Predictor, images: Sequence[LabelledImage], tick: Callab
         np.array([p.probability for p in predictions], np.float32),
         np.array([p.logit for p in predictions], np.float32),
         np.stack([p.heatmap for p in predictions]),
+        np.array([p.novelty for p in predictions], np.float32),
     )
 
 
@@ -91,9 +95,10 @@ def compare(
     outputs: Outputs,
     reference: Outputs,
     labels: Labels,
-    points: Sequence[OperatingPoint],
+    manifest: Manifest,
 ) -> Parity:
     """Measure a file's outputs against the reference's, image by image."""
+    points = manifest.operating_points
     change = np.abs(outputs.probability - reference.probability)
     low, high = auc_delta_interval(labels, outputs.logit, reference.logit)
     threshold = points[0].threshold
@@ -112,6 +117,7 @@ def compare(
         sensitivity_delta=float(decided[sick].mean() - expected[sick].mean()),
         specificity_delta=float(expected[healthy].mean() - decided[healthy].mean()),
         ece_delta=calibration_error(labels, outputs.probability) - calibration_error(labels, reference.probability),
+        novelty_flips=_novelty_flips(outputs, reference, manifest.novelty_threshold),
         heatmap_rank_correlation=float(np.median(rank_correlation(outputs.heatmap, reference.heatmap))),
         heatmap_iou=float(np.median(top_overlap(outputs.heatmap, reference.heatmap))),
     )
@@ -121,6 +127,10 @@ def count_flips(outputs: Outputs, reference: Outputs, threshold: float) -> int:
     """Images that lie on the other side of a threshold; NaN counts, as it decides for neither."""
     decided = outputs.probability >= threshold
     return int(np.sum((decided != (reference.probability >= threshold)) | np.isnan(outputs.probability)))
+
+
+def _novelty_flips(outputs: Outputs, reference: Outputs, threshold: float) -> int:
+    return int(np.sum((outputs.novelty <= threshold) != (reference.novelty <= threshold)))
 
 
 def auc(labels: Labels, score: Floats) -> float:

@@ -8,8 +8,8 @@ from rich.table import Table
 from cxr_edge.export.verify import FileResult, Verification
 
 COLUMNS = (
-    "file", "flips", "max |Δlogit|", "max |Δp|", "p99 |Δp|", "ΔAUC [95 %]", "Δsens", "Δspec", "ΔECE", "map ρ",
-    "map IoU", "gate",
+    "file", "flips", "max |Δlogit|", "max |Δp|", "p99 |Δp|", "ΔAUC [95 %]", "Δsens", "Δspec", "ΔECE",
+    "novelty flips", "map ρ", "map IoU", "gate",
 )  # fmt: skip
 
 
@@ -48,6 +48,7 @@ def _cells(result: FileResult) -> list[str]:
         f"{p.sensitivity_delta:+.4f}",
         f"{p.specificity_delta:+.4f}",
         f"{p.ece_delta:+.4f}",
+        str(p.novelty_flips),
         f"{p.heatmap_rank_correlation:.4f}",
         f"{p.heatmap_iou:.3f}",
         verdict,

@@ -51,8 +51,9 @@ class Run:
             raise BundleError(
                 f"{folder}: schema_version {record.get('schema_version')}; train again with this cxr-edge"
             )
-        if sha256(folder / "model.keras") != record["model_sha256"]:
-            raise IntegrityError(f"{folder / 'model.keras'}: is not the network that run.json tells of; train again")
+        for name, key in (("model.keras", "model_sha256"), ("novelty.npz", "novelty_sha256")):
+            if sha256(folder / name) != record[key]:
+                raise IntegrityError(f"{folder / name}: is not the network that run.json tells of; train again")
         return cls(folder, record)
 
     @property
@@ -70,11 +71,26 @@ class Run:
         """Thresholds chosen in training."""
         return tuple(OperatingPoint(**point) for point in self.record["operating_points"])
 
+    @property
+    def novelty(self) -> Novelty:
+        """How unlike the training set an image is."""
+        with np.load(self.folder / "novelty.npz") as stored:
+            return Novelty(stored["mean"], stored["basis"], float(stored["threshold"]))
+
     def network(self) -> keras.Model:
         """Load the trained network."""
         import keras
 
         return keras.models.load_model(self.folder / "model.keras", compile=False)
+
+
+@dataclass(frozen=True)
+class Novelty:
+    """What `cxr_edge.train.novelty` found: mean (K,), basis (K, D), both float32, and the threshold."""
+
+    mean: npt.NDArray[np.float32]
+    basis: npt.NDArray[np.float32]
+    threshold: float
 
 
 class Reference:
@@ -83,19 +99,20 @@ class Reference:
     It shares no line with the deployment graph. Grad-CAM is the textbook one (Selvaraju et al. 2017), by GradientTape.
     """
 
-    def __init__(self, network: keras.Model, temperature: float) -> None:
+    def __init__(self, network: keras.Model, temperature: float, novelty: Novelty) -> None:
         import keras
 
         pool = network.get_layer("pool")
         self._backbone = keras.Model(network.inputs[0], pool.input)
         self._head = keras.Model(pool.input, network.outputs[0])
         self._temperature = temperature
+        self._novelty = novelty
 
     def run(self, images: npt.NDArray[np.uint8]) -> Outputs:
         """Decide and explain (N, H, W, 1) uint8."""
         import tensorflow as tf
 
-        logits, heatmaps = [], []
+        logits, heatmaps, novelties = [], [], []
         for start in range(0, len(images), BATCH):
             features = self._backbone(images[start : start + BATCH].astype(np.float32), training=False)
             with tf.GradientTape() as tape:
@@ -104,6 +121,9 @@ class Reference:
             weights = tf.reduce_mean(tape.gradient(logit, features), axis=(1, 2), keepdims=True)
             heatmaps.append(tf.nn.relu(tf.reduce_sum(weights * features, axis=-1)).numpy())
             logits.append(logit.numpy())
+            centred = features.numpy().mean(axis=(1, 2)) - self._novelty.mean
+            projected = centred @ self._novelty.basis @ self._novelty.basis.T
+            novelties.append(np.linalg.norm(centred - projected, axis=1).astype(np.float32))
         logit = np.concatenate(logits)
         probability = 1 / (1 + np.exp(-logit.astype(np.float64) / self._temperature))
-        return Outputs(probability.astype(np.float32), logit, np.concatenate(heatmaps))
+        return Outputs(probability.astype(np.float32), logit, np.concatenate(heatmaps), np.concatenate(novelties))

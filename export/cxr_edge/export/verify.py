@@ -139,7 +139,7 @@ def _verify_file(
         outputs = run_file(predictor, images, tick)
     except CxrEdgeError as error:  # changed content, an absent engine, a backend that ran elsewhere
         return FileResult(file, None, (), f"{type(error).__name__}: {error}")
-    parity = compare(file, predictor.engine.backend, outputs, reference, labels, bundle.manifest.operating_points)
+    parity = compare(file, predictor.engine.backend, outputs, reference, labels, bundle.manifest)
     return FileResult(file, parity, check(parity, gate))
 
 
@@ -147,7 +147,7 @@ class _Reference:
     """The trained network over the images, from their files on."""
 
     def __init__(self, run: Run, bundle: Bundle, images: Sequence[LabelledImage], progress: Progress) -> None:
-        self._network = Reference(run.network(), run.temperature)
+        self._network = Reference(run.network(), run.temperature, run.novelty)
         self._images = images
         self._feed = bundle.manifest.input
         self._threshold = bundle.manifest.operating_points[0].threshold
@@ -156,7 +156,7 @@ class _Reference:
         for start in range(0, len(images), 32):
             parts.append(self._network.run(self._pixels[start : start + 32]))
             progress("trained network (Keras)", min(start + 32, len(images)), len(images))
-        columns = ((p.probability, p.logit, p.heatmap) for p in parts)
+        columns = ((p.probability, p.logit, p.heatmap, p.novelty) for p in parts)
         self.outputs = Outputs(*(np.concatenate(column) for column in zip(*columns, strict=True)))
 
     def preprocessing(self, progress: Progress) -> PreprocessingParity:
@@ -165,7 +165,7 @@ class _Reference:
         theirs = np.stack([_pillow_input(self._images[r].path, self._feed.height, self._feed.width) for r in rows])
         difference = np.abs(theirs.astype(int) - self._pixels[rows].astype(int))
         other = self._network.run(theirs)
-        ours = Outputs(self.outputs.probability[rows], self.outputs.logit[rows], self.outputs.heatmap[rows])
+        ours = self.outputs.take(rows)
         progress("preprocessing against Pillow", len(rows), len(rows))
         return PreprocessingParity(
             images=len(rows),

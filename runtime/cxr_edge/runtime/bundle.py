@@ -79,7 +79,7 @@ class Manifest:
     """The facts of a model; written by `cxr-edge export`.
 
     `training` and `calibration` are provenance (data fingerprint, split, seed, versions): carried, not interpreted.
-    The first operating point is the default.
+    The first operating point is the default. An image of more novelty than the threshold is not in distribution.
     """
 
     name: str
@@ -87,6 +87,7 @@ class Manifest:
     input: InputContract
     heatmap: HeatmapGeometry
     operating_points: tuple[OperatingPoint, ...]
+    novelty_threshold: float
     temperature: float = 1.0
     classes: tuple[str, ...] = ("NORMAL", "PNEUMONIA")
     training: Mapping[str, Any] = field(default_factory=dict)

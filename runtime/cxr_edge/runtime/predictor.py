@@ -38,8 +38,10 @@ class Prediction:
         The rule that decided.
     heatmap
         (7, 7) float32 ≥ 0: Grad-CAM; each cell's positive contribution to the logit.
+    novelty
+        Distance of the image's features from the training set.
     in_distribution
-        Whether the image resembles the training set; None where the model does not say.
+        Whether that is as small as of 99 % of held-out radiographs; if not, the decision means nothing.
     timings_ms
         Milliseconds of decode, preprocess and inference; in a batch, of the batch divided by its images.
     """
@@ -50,7 +52,8 @@ class Prediction:
     operating_point: str
     threshold: float
     heatmap: FloatArray
-    in_distribution: bool | None
+    novelty: float
+    in_distribution: bool
     timings_ms: Mapping[str, float]
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,6 +64,7 @@ class Prediction:
             "logit": self.logit,
             "operating_point": self.operating_point,
             "threshold": self.threshold,
+            "novelty": self.novelty,
             "in_distribution": self.in_distribution,
             "heatmap": [[round(float(v), 5) for v in row] for row in self.heatmap],
             "timings_ms": {stage: round(ms, 3) for stage, ms in self.timings_ms.items()},
@@ -143,6 +147,7 @@ class Predictor:
 
     def _decide(self, outputs: Outputs, row: int, seconds: Mapping[str, float]) -> Prediction:
         probability = float(outputs.probability[row])
+        novelty = float(outputs.novelty[row])
         point = self.operating_point
         timings = {stage: 1e3 * s for stage, s in seconds.items()}
         return Prediction(
@@ -152,7 +157,8 @@ class Predictor:
             operating_point=point.name,
             threshold=point.threshold,
             heatmap=outputs.heatmap[row],
-            in_distribution=None,
+            novelty=novelty,
+            in_distribution=novelty <= self.manifest.novelty_threshold,
             timings_ms=timings | {"total": sum(timings.values())},
         )
 
@@ -213,4 +219,5 @@ def packaged_model() -> Path:
 
 
 def _caption(prediction: Prediction) -> str:
-    return f"{prediction.label}  p={prediction.probability:.3f}  threshold={prediction.threshold:.3f}"
+    doubt = "" if prediction.in_distribution else "  UNLIKE THE TRAINING SET"
+    return f"{prediction.label}  p={prediction.probability:.3f}  threshold={prediction.threshold:.3f}{doubt}"

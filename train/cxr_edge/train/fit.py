@@ -57,7 +57,7 @@ class Part:
 
 
 def train(data: Path, run: Path, config: TrainConfig) -> dict[str, Any]:
-    """Train a classifier and write the run folder: `model.keras`, `run.json`, `curves.png`.
+    """Train a classifier and write the run folder: `model.keras`, `novelty.npz`, `run.json`, `curves.png`.
 
     The folder appears whole, at the end: it is written beside `run` and renamed.
 
@@ -84,6 +84,7 @@ def train(data: Path, run: Path, config: TrainConfig) -> dict[str, Any]:
     from cxr_edge.train import models
     from cxr_edge.train.fold import deployable
     from cxr_edge.train.geometry import heatmap_geometry
+    from cxr_edge.train.novelty import fit_novelty
     from cxr_edge.train.shift import PERTURBATIONS, perturb
 
     if run.exists() and not (run / "run.json").is_file() and (not run.is_dir() or any(run.iterdir())):
@@ -103,6 +104,7 @@ def train(data: Path, run: Path, config: TrainConfig) -> dict[str, Any]:
     seconds = perf_counter() - start
     network = deployable(network)
     models.save(network, partial / "model.keras")
+    fit_novelty(network, training.pixels, validation.pixels).save(partial / "novelty.npz")
 
     logit = predict_logits(network, validation.pixels)
     temperature = fit_temperature(validation.labels, logit)
@@ -118,6 +120,7 @@ def train(data: Path, run: Path, config: TrainConfig) -> dict[str, Any]:
         "input": {"height": height, "width": width},
         "heatmap": asdict(heatmap_geometry(network, validation.pixels[:: -(-len(second) // GEOMETRY_IMAGES)])),
         "model_sha256": sha256(partial / "model.keras"),
+        "novelty_sha256": sha256(partial / "novelty.npz"),
         "temperature": temperature,
         "operating_points": [asdict(point) for point in points],
         "data": {"images": len(images), "fingerprint": fingerprint(images)},

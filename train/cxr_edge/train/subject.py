@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from cxr_edge.runtime.bundle import MANIFEST, HeatmapGeometry, InputContract, OperatingPoint, sha256
 from cxr_edge.runtime.engines import Outputs
+from cxr_edge.runtime.engines.base import OUTPUTS
 from cxr_edge.runtime.errors import BundleError, IntegrityError
 from cxr_edge.runtime.predictor import load
 from cxr_edge.runtime.preprocess import chunks
@@ -22,6 +23,8 @@ from cxr_edge.train.calibrate import to_probability
 
 if TYPE_CHECKING:
     import keras
+
+    from cxr_edge.train.novelty import Novelty
 
 RECORD = "run.json"
 SCHEMA_VERSION = 1
@@ -74,9 +77,7 @@ class Subject:
     def run(self, pixels: Pixels) -> Outputs:
         """Decide and explain (N, H, W, 1) uint8 in [0, 255], N ≥ 1."""
         parts = [self._runner(np.stack(chunk)) for chunk in chunks(pixels, BATCH)]
-        return Outputs(
-            *(np.concatenate([getattr(p, name) for p in parts]) for name in ("probability", "logit", "heatmap"))
-        )
+        return Outputs(*(np.concatenate([getattr(p, name) for p in parts]) for name in OUTPUTS))
 
 
 def open_subject(path: Path) -> Subject:
@@ -124,6 +125,8 @@ def _open_run(folder: Path) -> Subject:
     import_keras_quietly()
     import keras
 
+    from cxr_edge.train.novelty import Novelty
+
     try:
         temperature = float(record["temperature"])
         return Subject(
@@ -136,13 +139,15 @@ def _open_run(folder: Path) -> Subject:
             temperature=temperature,
             trained_on=record["data"]["fingerprint"],
             record=record,
-            _runner=_keras_runner(keras.models.load_model(network, compile=False), temperature),
+            _runner=_keras_runner(
+                keras.models.load_model(network, compile=False), temperature, Novelty.load(folder / "novelty.npz")
+            ),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, FileNotFoundError) as error:
         raise BundleError(f"{folder / RECORD}: incomplete ({error!r}); train again") from error
 
 
-def _keras_runner(network: keras.Model, temperature: float) -> Runner:
+def _keras_runner(network: keras.Model, temperature: float, novelty: Novelty) -> Runner:
     """Logits by the trained network; Grad-CAM (Selvaraju et al. 2017) in closed form, which its head allows.
 
     With A the last feature map, W1 the hidden layer and w2 the last: map = ReLU(A W1 · (w2 ⊙ 1[hidden > 0])) / cells.
@@ -161,6 +166,7 @@ def _keras_runner(network: keras.Model, temperature: float) -> Runner:
         active = per_cell.mean(axis=(1, 2)) + bias > 0
         heat = np.maximum(np.einsum("nhwk,nk->nhw", per_cell, active * weight), 0)
         heatmap = (heat / (height * width)).astype(np.float32)
-        return Outputs(to_probability(logit[:, 0], temperature), logit[:, 0], heatmap)
+        distance = novelty.of(features.mean(axis=(1, 2)))
+        return Outputs(to_probability(logit[:, 0], temperature), logit[:, 0], heatmap, distance)
 
     return run

@@ -14,7 +14,7 @@ from cxr_edge.runtime.errors import BundleError
 
 FloatArray = npt.NDArray[np.float32]
 #: Outputs of the deployment graph, by name; the same in every format.
-OUTPUTS = ("probability", "logit", "heatmap")
+OUTPUTS = ("probability", "logit", "heatmap", "novelty")
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,18 @@ class Outputs:
         (N,) float32, before temperature scaling.
     heatmap
         (N, h, w) float32 ≥ 0: Grad-CAM of the logit; each cell's positive contribution to the logit.
+    novelty
+        (N,) float32 ≥ 0: distance of the pooled features from the training set.
     """
 
     probability: FloatArray
     logit: FloatArray
     heatmap: FloatArray
+    novelty: FloatArray
+
+    def take(self, rows: npt.NDArray[np.integer]) -> Outputs:
+        """Of these images only."""
+        return Outputs(self.probability[rows], self.logit[rows], self.heatmap[rows], self.novelty[rows])
 
 
 class Engine(Protocol):

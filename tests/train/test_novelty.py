@@ -1,0 +1,52 @@
+import cv2
+import numpy as np
+import pytest
+from support import SHARED, needs_shared
+
+from cxr_edge.runtime import load
+from cxr_edge.runtime.image import find_images, read_image
+from cxr_edge.train.novelty import Novelty
+
+
+def test_only_what_the_directions_miss_counts():
+    basis = np.eye(5, 2, dtype=np.float32)
+    novelty = Novelty(np.full(5, 0.5, np.float32), basis, 1.0)
+    within, off = np.full((1, 5), 0.5, np.float32), np.full((1, 5), 0.5, np.float32)
+    within[0, :2] += 100
+    off[0, 2:4] += (3, 4)
+    assert novelty.of(np.concatenate([within, off])) == pytest.approx([0, 5])
+
+
+def test_it_survives_its_file(tmp_path):
+    novelty = Novelty(np.ones(4, np.float32), np.eye(4, 2, dtype=np.float32), 2.5)
+    novelty.save(tmp_path / "novelty.npz")
+    again = Novelty.load(tmp_path / "novelty.npz")
+    assert again.threshold == 2.5 and (again.mean == novelty.mean).all() and (again.basis == novelty.basis).all()
+
+
+def photographs():
+    """Pieces of scikit-learn's two photographs, as grayscale."""
+    from sklearn.datasets import load_sample_images
+
+    for image in load_sample_images().images:
+        gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        yield from (gray[y : y + 220, x : x + 300] for y in (0, 100, 200) for x in (0, 150, 300))
+
+
+def test_what_is_no_radiograph_is_flagged_by_the_packaged_model():
+    random = np.random.default_rng(0)
+    blanks = [np.full((300, 300), level, np.uint8) for level in (0, 40, 128, 200, 255)]
+    ramps = [np.tile(np.linspace(0, 255, 300).astype(np.uint8), (300, 1))]
+    noise = [random.integers(0, 256, (300, 300), dtype=np.uint8) for _ in range(3)]
+    images = [*photographs(), *blanks, *ramps, *ramps[0].T[None], *noise]
+    familiar = [p.in_distribution for p in load().predict_many(images)]
+    assert np.mean(familiar) <= 0.05
+
+
+@needs_shared
+def test_radiographs_are_familiar_and_inverted_ones_are_not():
+    predictor = load()
+    radiographs = [read_image(path) for path in find_images(SHARED / "data" / "originals")]
+    assert np.mean([p.in_distribution for p in predictor.predict_many(radiographs)]) >= 0.9
+    inverted = [255 - radiograph for radiograph in radiographs]
+    assert np.mean([p.in_distribution for p in predictor.predict_many(inverted)]) <= 0.4

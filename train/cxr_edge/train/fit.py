@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 PREDICT_BATCH = 64
 #: Radiographs on which the heatmap's geometry is measured.
 GEOMETRY_IMAGES = 8
+#: Training radiographs, at most, on which the main directions of the features are found.
+NOVELTY_IMAGES = 2000
 #: Of the average of weights, a step; it spans about the last 50.
 EMA_MOMENTUM = 0.98
 
@@ -104,12 +106,14 @@ def train(data: Path, run: Path, config: TrainConfig) -> dict[str, Any]:
     seconds = perf_counter() - start
     network = deployable(network)
     models.save(network, partial / "model.keras")
-    fit_novelty(network, training.pixels, validation.pixels).save(partial / "novelty.npz")
 
-    logit = predict_logits(network, validation.pixels)
+    logit, features = observe(network, validation.pixels)
     temperature = fit_temperature(validation.labels, logit)
     changes = track(PERTURBATIONS.values(), "choosing thresholds", console=Console(stderr=True))
-    logits = [logit, *(predict_logits(network, perturb(validation.pixels, change)) for change in changes)]
+    versions = [(logit, features), *(observe(network, perturb(validation.pixels, change)) for change in changes)]
+    logits, held_out = zip(*versions, strict=True)
+    _, known = observe(network, training.pixels[:: -(-len(first) // NOVELTY_IMAGES)])
+    fit_novelty(known, np.concatenate(held_out)).save(partial / "novelty.npz")
     points = operating_points(validation.labels, *(to_probability(each, temperature) for each in logits))
     probability = to_probability(logit, temperature)
     record = {
@@ -203,9 +207,15 @@ def set_trainable(network: keras.Model, *, head_only: bool) -> None:
         layer.trainable = not frozen
 
 
-def predict_logits(network: keras.Model, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """(N, H, W, 1) uint8 -> (N,) logits."""
-    return np.asarray(network.predict(pixels, batch_size=PREDICT_BATCH, verbose=0)[:, 0], np.float32)
+def observe(
+    network: keras.Model, pixels: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """(N, H, W, 1) uint8 -> logits (N,) and pooled features (N, K)."""
+    import keras
+
+    both = keras.Model(network.inputs[0], [network.outputs[0], network.get_layer("pool").output])
+    logit, features = both.predict(pixels, batch_size=PREDICT_BATCH, verbose=0)
+    return logit[:, 0], features
 
 
 def validation_metrics(

@@ -66,7 +66,7 @@ def test_the_peers_decide_as_we_do(bundle, run, xray):
     image = xray.parents[3] / "square.png"
     cv2.imwrite(str(image), cv2.resize(cv2.imread(str(xray), 0), (224, 224)))
     ours = load(bundle, "onnx", "fp32").predict(image)
-    for peer in keras_peers(run / "model.keras").values():
+    for peer in keras_peers(run).values():
         probability, heatmap = peer(image)
         assert probability == pytest.approx(ours.probability, abs=1e-4)
         np.testing.assert_allclose(heatmap, ours.heatmap, atol=1e-4 * max(ours.heatmap.max(), 1e-3))

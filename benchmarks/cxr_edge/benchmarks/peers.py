@@ -9,30 +9,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.export.run import Run
+
 #: Image file -> (probability, heatmap (h, w)).
 Peer = Callable[[Path], tuple[float, npt.NDArray[np.float32]]]
 
 
-def keras_peers(model_file: Path) -> dict[str, Peer]:
-    """Two ways to decide and explain with a `.keras` file of `cxr-edge train`.
+def keras_peers(folder: Path) -> dict[str, Peer]:
+    """Two ways to decide and explain with the network of a run of `cxr-edge train`.
 
     `Keras' example`: as Keras' own Grad-CAM example has it (Chollet 2020): `predict`, then a function that builds the
     gradient model and records one more pass. `Keras, one pass`: the least that GradientTape needs, the gradient model
     built beforehand and the decision taken from the recorded pass.
     """
-    import keras
-
-    network = keras.models.load_model(model_file, compile=False)
+    run = Run.open(folder)
+    network = run.network()
     prepared = _gradient_model(network)
 
     def example(path: Path) -> tuple[float, npt.NDArray[np.float32]]:
         array = _load(path, network)
         logit = float(network.predict(array, verbose=0)[0, 0])
-        return _sigmoid(logit), _gradcam(_gradient_model(network), array)[1]
+        return _sigmoid(logit / run.temperature), _gradcam(_gradient_model(network), array)[1]
 
     def one_pass(path: Path) -> tuple[float, npt.NDArray[np.float32]]:
         logit, heatmap = _gradcam(prepared, _load(path, network))
-        return _sigmoid(logit), heatmap
+        return _sigmoid(logit / run.temperature), heatmap
 
     return {"Keras' example": example, "Keras, one pass": one_pass}
 

@@ -134,7 +134,7 @@ def _against_keras(
     from cxr_edge.benchmarks.peers import keras_peers
 
     assert options.run is not None
-    peers = keras_peers(options.run / "model.keras")
+    peers = keras_peers(options.run)
     quickest = min(range(len(latencies)), key=lambda i: median(latencies[i].samples_ms["total"]))
     ours: list[float] = []
     theirs: dict[str, list[float]] = {name: [] for name in peers}

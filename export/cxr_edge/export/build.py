@@ -120,7 +120,7 @@ def _calibration_images(run: Run, calib: Path | None, count: int) -> list[Labell
     if calib is None:
         raise UsageError("int8 needs radiographs to set its ranges on: name a data set with --calib")
     held_out = set(run.record["split"]["validation_files"])
-    images = [i for i in read_dataset(calib, ("train", "val")) if f"{i.path.parent.name}/{i.path.name}" not in held_out]
+    images = [i for i in read_dataset(calib, ("train", "val")) if i.key not in held_out]
     if not images:
         raise DataError(f"{calib}: holds only images of the run's validation patients; calibrate on others")
     rows = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)

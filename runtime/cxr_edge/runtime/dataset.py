@@ -28,6 +28,11 @@ class LabelledImage:
     path: Path
     label: int
 
+    @property
+    def key(self) -> str:
+        """`CLASS/name`: by which a run remembers the images that it held out, wherever the data set lies."""
+        return f"{self.path.parent.name}/{self.path.name}"
+
 
 def read_dataset(data: Path, splits: Collection[str] = SPLITS) -> list[LabelledImage]:
     """List the images of a data set, sorted by split, class and name.

@@ -134,7 +134,7 @@ def choose_images(subject: Subject, data: Path, split: str | None) -> Source:
     files = subject.validation_files
     # A test split may use the same names for other images.
     pooled = [i for i in images if i.path.parents[1].name != "test"]
-    held_out = [i for i in pooled if f"{i.path.parent.name}/{i.path.name}" in files]
+    held_out = [i for i in pooled if i.key in files]
     if split == "validation" and not held_out:
         raise DataError(f"{data}: has none of the images that {subject.path} held out; name the data it was trained on")
     if held_out and split != "all":

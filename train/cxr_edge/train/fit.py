@@ -107,12 +107,14 @@ def train(data: Path, run: Path, config: TrainConfig) -> dict[str, Any]:
     network = deployable(network)
     models.save(network, partial / "model.keras")
 
-    logit, features = observe(network, validation.pixels)
+    # Built once: each new model would be traced anew at its first prediction.
+    observer = keras.Model(network.inputs[0], [network.outputs[0], network.get_layer("pool").output])
+    logit, features = observe(observer, validation.pixels)
     temperature = fit_temperature(validation.labels, logit)
     changes = track(PERTURBATIONS.values(), "choosing thresholds", console=Console(stderr=True))
-    versions = [(logit, features), *(observe(network, perturb(validation.pixels, change)) for change in changes)]
+    versions = [(logit, features), *(observe(observer, perturb(validation.pixels, change)) for change in changes)]
     logits, held_out = zip(*versions, strict=True)
-    _, known = observe(network, training.pixels[:: -(-len(first) // NOVELTY_IMAGES)])
+    _, known = observe(observer, training.pixels[:: -(-len(first) // NOVELTY_IMAGES)])
     fit_novelty(known, np.concatenate(held_out)).save(partial / "novelty.npz")
     points = operating_points(validation.labels, *(to_probability(each, temperature) for each in logits))
     probability = to_probability(logit, temperature)
@@ -133,7 +135,7 @@ def train(data: Path, run: Path, config: TrainConfig) -> dict[str, Any]:
             "train_images": len(first),
             "validation_images": len(second),
             "validation_patients": sorted({patient_of(image.path) for image in validation.images}),
-            "validation_files": [f"{image.path.parent.name}/{image.path.name}" for image in validation.images],
+            "validation_files": [image.key for image in validation.images],
         },
         "metrics": {"validation": validation_metrics(validation.labels, probability, points[0].threshold)},
         "history": history,
@@ -208,13 +210,10 @@ def set_trainable(network: keras.Model, *, head_only: bool) -> None:
 
 
 def observe(
-    network: keras.Model, pixels: npt.NDArray[np.uint8]
+    observer: keras.Model, pixels: npt.NDArray[np.uint8]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """(N, H, W, 1) uint8 -> logits (N,) and pooled features (N, K)."""
-    import keras
-
-    both = keras.Model(network.inputs[0], [network.outputs[0], network.get_layer("pool").output])
-    logit, features = both.predict(pixels, batch_size=PREDICT_BATCH, verbose=0)
+    logit, features = observer.predict(pixels, batch_size=PREDICT_BATCH, verbose=0)
     return logit[:, 0], features
 
 

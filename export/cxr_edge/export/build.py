@@ -44,7 +44,7 @@ def build_bundle(
     Parameters
     ----------
     calib
-        Data set that the int8 ranges are set on; images of the run's validation patients are left out.
+        Data set that the int8 ranges are set on; images of patients that the run held out are left out.
     names
         Which of `FILES` to write.
     step
@@ -116,13 +116,13 @@ class _Writer:
 
 
 def _calibration_images(run: Run, calib: Path | None, count: int) -> list[LabelledImage]:
-    """Draw calibration images evenly over the data set, without the patients that the run was validated on."""
+    """Draw calibration images evenly over the data set, without the patients that the run held out."""
     if calib is None:
         raise UsageError("int8 needs radiographs to set its ranges on: name a data set with --calib")
-    held_out = set(run.record["split"]["validation_files"])
+    held_out = {*run.record["split"]["validation_files"], *run.record["split"]["holdout_files"]}
     images = [i for i in read_dataset(calib, ("train", "val")) if i.key not in held_out]
     if not images:
-        raise DataError(f"{calib}: holds only images of the run's validation patients; calibrate on others")
+        raise DataError(f"{calib}: holds only images of patients that the run held out; calibrate on others")
     rows = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
     return [images[row] for row in rows]
 
@@ -131,7 +131,9 @@ def _facts(run: Run, bundle: Path, calibration: Sequence[LabelledImage]) -> Mani
     record = run.record
     held_back = {"history", "split", "operating_points", "heatmap", "input", "temperature", "schema_version"}
     split = {
-        key: value for key, value in record["split"].items() if key in ("rule", "train_images", "validation_images")
+        key: value
+        for key, value in record["split"].items()
+        if key in ("rule", "train_images", "validation_images", "holdout_images")
     }
     return Manifest(
         name=record["config"]["arch"],

@@ -39,8 +39,16 @@ ARCHITECTURES = ("mobilenetv2", "resnet50", "cnn")
     type=click.FloatRange(0, 0.5, min_open=True),
     default=0.15,
     show_default=True,
-    help="Share of the images, whole patients, held out for validation.",
+    help="Share of the images, whole patients, that chooses epoch, temperature and thresholds.",
 )
+@click.option(
+    "--holdout-fraction",
+    type=click.FloatRange(0, 0.5),
+    default=0.1,
+    show_default=True,
+    help="Share of the images, other patients, that chooses nothing and is measured at the end.",
+)
+@click.option("--fold", type=click.IntRange(0), default=0, show_default=True, help="Turns the blocks of patients on.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @output_format("table", "json")
 def train(data: Path, run: Path, format: str, **options: Any) -> None:
@@ -61,8 +69,8 @@ def train(data: Path, run: Path, format: str, **options: Any) -> None:
     if format == "json":
         emit(record, format)
         return
-    metrics = record["metrics"]["validation"]
-    emit([{"run": str(run), **{k: f"{v:.4f}" for k, v in metrics.items()}, "seconds": record["seconds"]}], format)
+    rows = [{"on": part} | {k: f"{v:.4f}" for k, v in each.items()} for part, each in record["metrics"].items()]
+    emit(rows, format)
     click.echo(f"next: cxr-edge export {run} -o bundle --calib {data}", err=True)
 
 

@@ -20,7 +20,7 @@ from cxr_edge.runtime.bundle import sha256
 from cxr_edge.runtime.dataset import LabelledImage, fingerprint, read_dataset, read_pixels
 from cxr_edge.runtime.errors import UsageError
 from cxr_edge.train.calibrate import fit_temperature, operating_points, to_probability
-from cxr_edge.train.patients import patient_of, split_by_patient
+from cxr_edge.train.patients import patient_of, split_by_blocks
 
 if TYPE_CHECKING:
     import keras
@@ -46,6 +46,8 @@ class TrainConfig:
     batch_size: int = 32
     learning_rate: float = 1e-4
     val_fraction: float = 0.15
+    holdout_fraction: float = 0.1
+    fold: int = 0
     seed: int = 0
 
 
@@ -92,11 +94,11 @@ def train(data: Path, run: Path, config: TrainConfig) -> dict[str, Any]:
     if run.exists() and not (run / "run.json").is_file() and (not run.is_dir() or any(run.iterdir())):
         raise UsageError(f"{run}: exists and is not a run; choose another folder for -o")
     images = read_dataset(data, ("train", "val"))
-    first, second = split_by_patient(images, config.val_fraction, config.seed)
+    parts = split_by_blocks(images, config.val_fraction, config.holdout_fraction, config.fold)
     keras.utils.set_random_seed(config.seed)
     network = models.build(config.arch, config.weights)
     height, width = network.input_shape[1:3]
-    training, validation = (_part([images[i] for i in rows], height, width) for rows in (first, second))
+    training, validation, holdout = (_part([images[i] for i in rows], height, width) for rows in parts)
 
     partial = run.with_name(run.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -114,30 +116,39 @@ def train(data: Path, run: Path, config: TrainConfig) -> dict[str, Any]:
     changes = track(PERTURBATIONS.values(), "choosing thresholds", console=Console(stderr=True))
     versions = [(logit, features), *(observe(observer, perturb(validation.pixels, change)) for change in changes)]
     logits, held_out = zip(*versions, strict=True)
-    _, known = observe(observer, training.pixels[:: -(-len(first) // NOVELTY_IMAGES)])
+    _, known = observe(observer, training.pixels[:: -(-len(training.images) // NOVELTY_IMAGES)])
     fit_novelty(known, np.concatenate(held_out)).save(partial / "novelty.npz")
     points = operating_points(validation.labels, *(to_probability(each, temperature) for each in logits))
-    probability = to_probability(logit, temperature)
+    measured = {"validation": (validation, to_probability(logit, temperature))}
+    if len(holdout.images):  # looked at last: nothing is chosen on it
+        measured["holdout"] = (holdout, to_probability(observe(observer, holdout.pixels)[0], temperature))
     record = {
         "schema_version": 1,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         # By name: where the weights lie is this machine's business.
         "config": asdict(config) | {"weights": Path(config.weights).name},
         "input": {"height": height, "width": width},
-        "heatmap": asdict(heatmap_geometry(network, validation.pixels[:: -(-len(second) // GEOMETRY_IMAGES)])),
+        "heatmap": asdict(
+            heatmap_geometry(network, validation.pixels[:: -(-len(validation.images) // GEOMETRY_IMAGES)])
+        ),
         "model_sha256": sha256(partial / "model.keras"),
         "novelty_sha256": sha256(partial / "novelty.npz"),
         "temperature": temperature,
         "operating_points": [asdict(point) for point in points],
         "data": {"images": len(images), "fingerprint": fingerprint(images)},
         "split": {
-            "rule": "grouped by patient, stratified by class",
-            "train_images": len(first),
-            "validation_images": len(second),
+            "rule": "blocks of consecutive patient numbers",
+            "train_images": len(training.images),
+            "validation_images": len(validation.images),
+            "holdout_images": len(holdout.images),
             "validation_patients": sorted({patient_of(image.path) for image in validation.images}),
             "validation_files": [image.key for image in validation.images],
+            "holdout_files": [image.key for image in holdout.images],
         },
-        "metrics": {"validation": validation_metrics(validation.labels, probability, points[0].threshold)},
+        "metrics": {
+            part: metrics_at(each.labels, probability, points[0].threshold)
+            for part, (each, probability) in measured.items()
+        },
         "history": history,
         "seconds": round(seconds, 1),
         "versions": {"python": python_version()}
@@ -217,7 +228,7 @@ def observe(
     return logit[:, 0], features
 
 
-def validation_metrics(
+def metrics_at(
     labels: npt.NDArray[np.int64], probability: npt.NDArray[np.floating[Any]], threshold: float
 ) -> dict[str, float]:
     """AUC, and accuracy, sensitivity and specificity at a threshold."""

@@ -81,8 +81,8 @@ def split_by_blocks(
     DataError
         If a part that should hold images lacks a class.
     """
-    turned = (positions(images) - fold * val_fraction / 2) % 1
-    in_half = turned % 0.5
+    # Rounded, because 0.6 % 0.5 is less than 0.1.
+    in_half = ((positions(images) - fold * val_fraction / 2) % 0.5).round(9) % 0.5
     validation = in_half < val_fraction / 2
     holdout = (in_half >= 0.25) & (in_half < 0.25 + holdout_fraction / 2) & ~validation
     labels = np.array([image.label for image in images])

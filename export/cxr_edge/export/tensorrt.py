@@ -154,7 +154,7 @@ def _config(builder: trt.Builder, feed: InputContract, options: PlanOptions, typ
     if options.hardware_compatible:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     profile = builder.create_optimization_profile()
-    profile.set_shape(feed.name, *(trt.Dims(shape) for shape in _profile(feed, options.max_batch)))
+    profile.set_shape(feed.name, *(trt.Dims(list(shape)) for shape in _profile(feed, options.max_batch)))
     if config.add_optimization_profile(profile) < 0:
         raise EngineError(f"TensorRT refuses batches of {options.max_batch}; its log above says why")
     return config

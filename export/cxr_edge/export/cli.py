@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import click
 
 from cxr_edge.export.build import FILES
 from cxr_edge.runtime.bundle import MANIFEST, PRECISIONS, Bundle
-from cxr_edge.runtime.console import emit, output_format
-from cxr_edge.runtime.errors import EXIT_CHECK_FAILED, UsageError
+from cxr_edge.runtime.console import emit, output_format, table
+from cxr_edge.runtime.engines.tensorrt import PlanOptions, this_target
+from cxr_edge.runtime.errors import EXIT_CHECK_FAILED, MissingExtraError, UsageError
 from cxr_edge.runtime.quiet import import_keras_quietly
 
 FORMATS = ("onnx", "tflite", "tensorrt")
@@ -30,6 +33,11 @@ FORMATS = ("onnx", "tflite", "tensorrt")
 @click.option(
     "--file", "names", type=click.Choice(FILES), multiple=True, help="Write just this; instead of the two above."
 )
+@click.option(
+    "--max-batch", type=click.IntRange(1), default=1, show_default=True, help="TensorRT: most images at once."
+)
+@click.option("--version-compatible", is_flag=True, help="TensorRT: let later releases run the plan too.")
+@click.option("--hardware-compatible", is_flag=True, help="TensorRT: let every GPU from Ampere on run the plan too.")
 def export(
     run: Path,
     bundle: Path | None,
@@ -38,11 +46,15 @@ def export(
     formats: tuple[str, ...],
     precisions: tuple[str, ...],
     names: tuple[str, ...],
+    max_batch: int,
+    version_compatible: bool,
+    hardware_compatible: bool,
 ) -> None:
     """Export a trained RUN to a bundle of ONNX and TFLite files.
 
     TensorRT plans run only where they are built: on the device, build one into a BUNDLE that was copied there. That
-    needs an NVIDIA GPU and cxr-edge[tensorrt], but no training framework.
+    needs an NVIDIA GPU and cxr-edge[tensorrt], but no training framework. With --calib it first makes sure that no
+    activation leaves half precision on those radiographs; exit 1 if one does.
 
     \b
       cxr-edge export runs/first -o bundle --calib chest_xray
@@ -62,13 +74,40 @@ def export(
     target = run if is_bundle else bundle
     assert target is not None
     if "tensorrt" in formats:
-        from cxr_edge.export.tensorrt import build_plan
-
-        click.echo("building a TensorRT plan for this machine; this takes minutes", err=True)
-        build_plan(Bundle.open(target))
+        _build_plan(
+            Bundle.open(target), calib, calib_images, PlanOptions(max_batch, version_compatible, hardware_compatible)
+        )
     rows = [{"file": f.path, "precision": f.precision, "MB": f.bytes / 1e6} for f in Bundle.open(target).manifest.files]
     emit(rows, "table")
     click.echo(f"next: cxr-edge verify {target} --data {calib or 'DATA'}", err=True)
+
+
+def _build_plan(bundle: Bundle, data: Path | None, count: int, options: PlanOptions) -> None:
+    from cxr_edge.export.tensorrt import build_plan
+
+    this_target()  # say first what is missing here
+    if data is None:
+        click.echo("fp16 overflow not checked: name radiographs with --calib", err=True)
+    else:
+        _check_overflow(bundle, data, count)
+    click.echo("building a TensorRT plan for this machine; this takes minutes. The same by NVIDIA's tool:", err=True)
+    build_plan(bundle, options, say=partial(click.echo, err=True))
+
+
+def _check_overflow(bundle: Bundle, data: Path, count: int) -> None:
+    """Print the largest activations; exit 1 if one does not fit into half precision."""
+    from cxr_edge.export.overflow import LARGEST, check_overflow
+
+    try:
+        magnitudes = check_overflow(bundle, data, count)
+    except MissingExtraError as error:
+        click.echo(f"fp16 overflow not checked: {error}", err=True)
+        return
+    rows = [{**asdict(m), "of 65504": f"{m.largest / LARGEST:.2%}"} for m in magnitudes[:10]]
+    click.echo(f"largest activations on {count} radiographs at most:\n{table(rows)}", err=True)
+    if worst := [m for m in magnitudes if m.overflows]:
+        click.echo(f"{len(worst)} tensors come too near to the end of half precision; no plan built", err=True)
+        click.get_current_context().exit(EXIT_CHECK_FAILED)
 
 
 def _export_files(run: Path, bundle: Path, calib: Path | None, names: Sequence[str], calib_images: int) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cxr_edge.export.build import FILES
+from cxr_edge.export.build import COMPANIONS, FILES
 from cxr_edge.runtime.bundle import MANIFEST, PRECISIONS, Bundle
 from cxr_edge.runtime.console import emit, output_format
 from cxr_edge.runtime.errors import EXIT_CHECK_FAILED, UsageError
@@ -28,7 +28,11 @@ FORMATS = ("onnx", "tflite", "tensorrt")
     "--precision", "precisions", type=click.Choice(PRECISIONS), multiple=True, default=PRECISIONS, show_default=True
 )
 @click.option(
-    "--file", "names", type=click.Choice(FILES), multiple=True, help="Write just this; instead of the two above."
+    "--file",
+    "names",
+    type=click.Choice([*FILES, *COMPANIONS]),
+    multiple=True,
+    help="Write just this; instead of the two above.",
 )
 def export(
     run: Path,
@@ -66,7 +70,9 @@ def export(
 
         click.echo("building a TensorRT plan for this machine; this takes minutes", err=True)
         build_plan(Bundle.open(target))
-    rows = [{"file": f.path, "precision": f.precision, "MB": f.bytes / 1e6} for f in Bundle.open(target).manifest.files]
+    manifest = Bundle.open(target).manifest
+    written = (*manifest.files, *manifest.companions)
+    rows = [{"file": f.path, "precision": f.precision, "MB": f.bytes / 1e6} for f in written]
     emit(rows, "table")
     click.echo(f"next: cxr-edge verify {target} --data {calib or 'DATA'}", err=True)
 

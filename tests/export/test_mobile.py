@@ -39,9 +39,9 @@ def mobile(run, phantoms, tmp_path_factory) -> Path:
     network = keras.models.load_model(sharp / "model.keras", compile=False)
     last = network.get_layer("logit")
     last.set_weights([abs(last.get_weights()[0]), np.zeros(1)])
-    logits = network.predict(read_pixels(read_dataset(phantoms, ("test",))).astype(np.float32), verbose=0)
+    logits = np.ravel(network(read_pixels(read_dataset(phantoms, ("test",))).astype(np.float32)))
     scale = 3 / logits.std()
-    last.set_weights([scale * last.get_weights()[0], [-scale * np.median(logits)]])
+    last.set_weights([scale * last.get_weights()[0], np.array([-scale * np.median(logits)])])
     network.save(sharp / "model.keras")
     record = json.loads((sharp / "run.json").read_text()) | {"model_sha256": sha256(sharp / "model.keras")}
     (sharp / "run.json").write_text(json.dumps(record))

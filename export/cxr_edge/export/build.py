@@ -31,7 +31,8 @@ FILES = {
     "model.int8.tflite": ("tflite", "int8"),
 }
 #: Files for other clients than this project's runtime, written when named: another input, other outputs.
-COMPANIONS = {"model.mediapipe.tflite": ("tflite", "fp16")}
+#: fp32: without the output `logit` the converter folds the temperature into weights, which fp16 would round.
+COMPANIONS = {"model.mediapipe.tflite": ("tflite", "fp32")}
 
 
 def build_bundle(

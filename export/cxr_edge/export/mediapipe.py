@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import keras
 
-#: Red, green and blue in gray, in units of 2^-15 (ITU-R BT.601, as OpenCV rounds them). Each is the sum of two numbers
-#: that half precision holds exactly, because fp16 files store constants so; all products and sums stay below 2^24.
-LUMA_HIGH, LUMA_LOW = (9792.0, 19232.0, 3728.0), (6.0, 3.0, 7.0)
+#: Red, green and blue in gray, in units of 2^-15 (ITU-R BT.601, as OpenCV rounds them). All products and sums stay
+#: below 2^24, where float32 is exact; half precision does not hold these numbers.
+LUMA = (9798.0, 19235.0, 3735.0)
 
 
 def classifier_model(deployment: keras.Model) -> keras.Model:
@@ -48,5 +48,4 @@ def to_gray(rgb: Any) -> Any:
     from keras import ops
 
     rgb = ops.cast(rgb, "float32")
-    weighted = sum(ops.sum(rgb * ops.array(part), axis=-1, keepdims=True) for part in (LUMA_HIGH, LUMA_LOW))
-    return ops.floor((weighted + 2.0**14) * 2.0**-15)
+    return ops.floor((ops.sum(rgb * ops.array(LUMA), axis=-1, keepdims=True) + 2.0**14) * 2.0**-15)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from cxr_edge.export.golden import write_golden
 from cxr_edge.export.run import Run
 from cxr_edge.runtime.bundle import ENGINE_OF_SUFFIX, MANIFEST, InputContract, Manifest, ModelFile, sha256
 from cxr_edge.runtime.dataset import CLASSES, LabelledImage, fingerprint, read_dataset, read_pixels
@@ -29,6 +30,9 @@ FILES = {
     "model.fp16.tflite": ("tflite", "fp16"),
     "model.int8.tflite": ("tflite", "int8"),
 }
+#: Files for other clients than this project's runtime, written when named: another input, other outputs.
+#: fp32: without the output `logit` the converter folds the temperature into weights, which fp16 would round.
+COMPANIONS = {"model.mediapipe.tflite": ("tflite", "fp32")}
 
 
 def build_bundle(
@@ -46,7 +50,7 @@ def build_bundle(
     calib
         Data set that the int8 ranges are set on; images of patients that the run held out are left out.
     names
-        Which of `FILES` to write.
+        Which of `FILES` and `COMPANIONS` to write.
     step
         Told the name of each file before it is made.
 
@@ -58,8 +62,9 @@ def build_bundle(
     run = Run.open(run_folder)
     if bundle.exists() and not (bundle / MANIFEST).is_file() and (not bundle.is_dir() or any(bundle.iterdir())):
         raise UsageError(f"{bundle}: exists and is not a bundle; choose another folder for -o")
+    kinds = FILES | COMPANIONS
     calibration = (
-        _calibration_images(run, calib, calib_images) if any(FILES[name][1] == "int8" for name in names) else []
+        _calibration_images(run, calib, calib_images) if any(kinds[name][1] == "int8" for name in names) else []
     )
     facts = _facts(run, bundle, calibration)
 
@@ -70,11 +75,14 @@ def build_bundle(
     writer = _Writer(run, facts, calibration)
     for name in names:
         step(name)
-        format, precision = FILES[name]
+        format, precision = kinds[name]
         writer.write(format, precision, partial / name)
         engine = ENGINE_OF_SUFFIX[Path(name).suffix]
         files.append(ModelFile(name, engine, precision, sha256(partial / name), (partial / name).stat().st_size))
-    manifest = replace(facts, files=tuple(files))
+    decide = tuple(file for file in files if file.path in FILES)
+    manifest = replace(facts, files=decide, companions=tuple(file for file in files if file.path in COMPANIONS))
+    if runnable := [file for file in decide if file.engine == "litert"]:
+        write_golden(partial, runnable, facts.input)
     (partial / MANIFEST).write_text(manifest.to_json())
     (partial / "MODEL_CARD.md").write_text(model_card(manifest))
     shutil.rmtree(bundle, ignore_errors=True)
@@ -95,6 +103,9 @@ class _Writer:
     def write(self, format: str, precision: str, path: Path) -> None:
         engine = ENGINE_OF_SUFFIX[path.suffix]
         itself = ModelFile(path.name, engine, precision, "", 0)  # a file cannot hold its own hash
+        if path.name in COMPANIONS:
+            self._write_mediapipe(path, itself)
+            return
         facts = json.dumps(asdict(replace(self._facts, files=(itself,))))
         (self._write_onnx if format == "onnx" else self._write_tflite)(precision, path, facts)
 
@@ -113,6 +124,18 @@ class _Writer:
         dtype = "float32" if precision == "int8" else "uint8"
         model = deployment_model(self._network, self._run.temperature, self._run.novelty, dtype)
         tflite.write_tflite(tflite.tflite_from_keras(model, precision, self._pixels), path, facts, CLASSES)
+
+    def _write_mediapipe(self, path: Path, itself: ModelFile) -> None:
+        from cxr_edge.export import tflite
+        from cxr_edge.export.graph import deployment_model
+        from cxr_edge.export.mediapipe import classifier_model
+
+        model = classifier_model(
+            deployment_model(self._network, self._run.temperature, self._run.novelty, input_dtype="float32")
+        )
+        facts = replace(self._facts, input=replace(self._facts.input, channels=3), companions=(itself,))
+        flatbuffer = tflite.tflite_from_keras(model, itself.precision)
+        tflite.write_tflite(flatbuffer, path, json.dumps(asdict(facts)), CLASSES)
 
 
 def _calibration_images(run: Run, calib: Path | None, count: int) -> list[LabelledImage]:
@@ -159,7 +182,9 @@ def model_card(manifest: Manifest) -> str:
     training = manifest.training
     metrics = "\n".join(f"| {name} | {value:.4f} |" for name, value in training["metrics"]["validation"].items())
     points = "\n".join(f"- `{p.name}`: p ≥ {p.threshold:.4f}, {p.chosen}" for p in manifest.operating_points)
-    files = "\n".join(f"| {f.path} | {f.precision} | {f.bytes / 1e6:.2f} MB |" for f in manifest.files)
+    files = "\n".join(
+        f"| {f.path} | {f.precision} | {f.bytes / 1e6:.2f} MB |" for f in (*manifest.files, *manifest.companions)
+    )
     return f"""# {manifest.name}: pneumonia on chest radiographs
 
 Research tool, **not a medical device**. It decides whether a frontal chest radiograph resembles those labelled

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from cxr_edge.export.build import FILES
+from cxr_edge.export.build import COMPANIONS, FILES
 from cxr_edge.runtime.bundle import MANIFEST, PRECISIONS, Bundle
 from cxr_edge.runtime.console import emit, output_format, table
 from cxr_edge.runtime.engines.tensorrt import PlanOptions, this_target
@@ -31,7 +31,11 @@ FORMATS = ("onnx", "tflite", "tensorrt")
     "--precision", "precisions", type=click.Choice(PRECISIONS), multiple=True, default=PRECISIONS, show_default=True
 )
 @click.option(
-    "--file", "names", type=click.Choice(FILES), multiple=True, help="Write just this; instead of the two above."
+    "--file",
+    "names",
+    type=click.Choice([*FILES, *COMPANIONS]),
+    multiple=True,
+    help="Write just this; instead of the two above.",
 )
 @click.option(
     "--max-batch", type=click.IntRange(1), default=1, show_default=True, help="TensorRT: most images at once."
@@ -77,7 +81,9 @@ def export(
         _build_plan(
             Bundle.open(target), calib, calib_images, PlanOptions(max_batch, version_compatible, hardware_compatible)
         )
-    rows = [{"file": f.path, "precision": f.precision, "MB": f.bytes / 1e6} for f in Bundle.open(target).manifest.files]
+    manifest = Bundle.open(target).manifest
+    written = (*manifest.files, *manifest.companions)
+    rows = [{"file": f.path, "precision": f.precision, "MB": f.bytes / 1e6} for f in written]
     emit(rows, "table")
     click.echo(f"next: cxr-edge verify {target} --data {calib or 'DATA'}", err=True)
 

@@ -76,6 +76,7 @@ def fit(
                 trainer.fit(
                     batches, validation_data=held_out, initial_epoch=max(begin, state.epochs), epochs=end,
                     callbacks=callbacks, verbose=0,
+                    shuffle=False,  # the batches do, by seed and epoch; Keras would by a state that nobody saves
                 )  # fmt: skip
         begin = end
     if replicas.is_chief:

@@ -8,9 +8,12 @@ import pytest
 from cxr_edge.runtime import DataError, UsageError
 from cxr_edge.runtime.dataset import LabelledImage, fingerprint, read_dataset, read_pixels
 from cxr_edge.train import models
+from cxr_edge.train.augment import augmentation
 from cxr_edge.train.callbacks import StopOnNaN
 from cxr_edge.train.dataset import PairMix, RadiographBatches
+from cxr_edge.train.distribute import Replicas
 from cxr_edge.train.fit import TrainConfig, train
+from cxr_edge.train.loop import compile_model, fitted_model, phases
 from cxr_edge.train.patients import patient_of
 
 
@@ -79,6 +82,21 @@ def test_mixup_mixes_images_labels_and_weights_in_the_same_shares():
     np.testing.assert_allclose(weights, 1.5 + targets[:, 0] * (0.75 - 1.5), rtol=1e-6)
     assert 0 < shares.min() < shares.max() < 1
     np.testing.assert_array_equal(PairMix()(images.astype(np.float32), shares), images)
+
+
+def test_half_precision_scales_the_loss_and_keeps_single_precision_weights():
+    """As on a GPU; on a CPU, in bfloat16, tests/test_chain.py trains so."""
+    config = TrainConfig("cnn", "none", size=64, mixed_precision=True)
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        network = config.build()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    trainer = fitted_model(network, augmentation(0), config, Replicas())
+    compile_model(trainer, phases(config)[0], config, network.dtype_policy.name)
+    assert isinstance(trainer.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert network.get_layer("conv1").compute_dtype == "float16" and network.get_layer("logit").dtype == "float32"
+    assert {str(weight.dtype) for weight in network.weights} == {"float32"}
 
 
 def test_nan_loss_stops_with_advice():

@@ -35,6 +35,10 @@ class Replicas:
     model: Callable[..., Any] | None = None
     is_chief: bool = True
 
+    def images_parted(self, mixup: float) -> int:
+        """Every batch is a multiple of this: each device takes its share, with mixup in pairs."""
+        return self.count * (2 if mixup else 1)
+
 
 @cache
 def connect(strategy: str) -> Replicas:

@@ -115,7 +115,7 @@ def train(
     unfinished = partial / "training"
     if replicas.is_chief:
         prepare(partial, unfinished, identity, resume)
-    state = TrainingState(unfinished, identity, replicas.is_chief)
+    state = TrainingState(unfinished, identity, resume, replicas.is_chief)
     if not replicas.is_chief:
         fit(network, training, validation, config, replicas, state, unfinished, [])
         return {}
@@ -136,7 +136,7 @@ def train(
 
 
 def _check_batch(config: TrainConfig, replicas: Replicas) -> None:
-    share = replicas.count * (2 if config.mixup else 1)
+    share = replicas.images_parted(config.mixup)
     if config.batch_size % share:
         pairs = ", in pairs for --mixup" if config.mixup else ""
         raise UsageError(

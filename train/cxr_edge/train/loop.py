@@ -53,15 +53,7 @@ def fit(
     with replicas.scope():
         augment = augmentation(config.seed)
     trainer = fitted_model(network, augment, config, replicas)
-    share = replicas.count * (2 if config.mixup else 1)
-    batches = RadiographBatches(
-        training.pixels, training.labels, config.batch_size, config.seed,
-        multiple_of=share, class_weights=config.class_weights, mixup=config.mixup or None,
-    )  # fmt: skip
-    held_out = RadiographBatches(
-        validation.pixels, validation.labels, -(-VALIDATION_BATCH // share) * share, config.seed,
-        multiple_of=share, mixup=0.0 if config.mixup else None,
-    )  # fmt: skip
+    batches, held_out = batches_of(training, validation, config, replicas.images_parted(config.mixup))
     begin = 0
     for phase in phases(config):
         end = begin + phase.epochs
@@ -72,7 +64,7 @@ def fit(
             callbacks = [*shown, *choosing, *trackers, state.follow(begin, batches, swap, *choosing)]
             set_trainable(network, head_only=phase.head_only, norms=config.weights == "none")
             with replicas.scope():
-                compile_model(trainer, phase, config)
+                compile_model(trainer, phase, config, network.dtype_policy.name)
                 trainer.fit(
                     batches, validation_data=held_out, initial_epoch=max(begin, state.epochs), epochs=end,
                     callbacks=callbacks, verbose=0,
@@ -84,12 +76,31 @@ def fit(
             trainer.load_weights(checkpoint)
 
 
-def compile_model(trainer: keras.Model, phase: Phase, config: TrainConfig) -> None:
+def batches_of(
+    training: Part, validation: Part, config: TrainConfig, multiple_of: int
+) -> tuple[RadiographBatches, RadiographBatches]:
+    """What is trained on, and what each epoch is validated on."""
+    return (
+        RadiographBatches(
+            training.pixels, training.labels, config.batch_size, config.seed,
+            multiple_of=multiple_of, class_weights=config.class_weights, mixup=config.mixup or None,
+        ),
+        RadiographBatches(
+            validation.pixels, validation.labels, -(-VALIDATION_BATCH // multiple_of) * multiple_of, config.seed,
+            multiple_of=multiple_of, mixup=0.0 if config.mixup else None,
+        ),
+    )  # fmt: skip
+
+
+def compile_model(trainer: keras.Model, phase: Phase, config: TrainConfig, precision: str = "float32") -> None:
     """Set optimizer, loss and metric of a phase."""
+    # Averaged weights (Polyak 1992) are what is validated and kept: they ride out the noise of small batches.
+    optimizer = keras.optimizers.Adam(phase.learning_rate, use_ema=True, ema_momentum=EMA_MOMENTUM)
+    if precision == "mixed_float16":  # small gradients would be 0 in it (Micikevicius et al. 2018)
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     losses = {"bce": keras.losses.BinaryCrossentropy, "focal": keras.losses.BinaryFocalCrossentropy}
     trainer.compile(
-        # Averaged weights (Polyak 1992) are what is validated and kept: they ride out the noise of small batches.
-        keras.optimizers.Adam(phase.learning_rate, use_ema=True, ema_momentum=EMA_MOMENTUM),
+        optimizer,
         losses[config.loss](from_logits=True, label_smoothing=config.label_smoothing),
         metrics=[HardLabelAUC(from_logits=True, num_thresholds=1000, name="auc")],
     )

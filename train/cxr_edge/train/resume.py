@@ -32,6 +32,8 @@ class TrainingState(keras.callbacks.Callback):
         Where the state lies.
     identity
         What the run is made of; only a run of the same may go on from here.
+    resume
+        Begin where the state that lies there ends; it is ignored otherwise.
     writes
         False in a worker that leaves writing to the chief.
 
@@ -43,12 +45,12 @@ class TrainingState(keras.callbacks.Callback):
         Whether a callback ended the training early.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any], writes: bool = True) -> None:
+    def __init__(self, folder: Path, identity: Mapping[str, Any], resume: bool, writes: bool = True) -> None:
         super().__init__()
         self._folder, self._identity, self._writes = folder, identity, writes
         self._followed: Sequence[Any] = ()
         self._begin = 0
-        saved = read_state(folder)
+        saved = read_state(folder) if resume else None
         self.history: dict[str, list[float]] = saved["history"] if saved else {}
         self.stopped: bool = saved["stopped"] if saved else False
         self._saved = saved

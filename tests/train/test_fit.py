@@ -93,7 +93,7 @@ def test_half_precision_scales_the_loss_and_keeps_single_precision_weights():
     finally:
         keras.config.set_dtype_policy("float32")
     trainer = fitted_model(network, augmentation(0), config, Replicas())
-    compile_model(trainer, phases(config)[0], config, network.dtype_policy.name)
+    compile_model(trainer, phases(config)[0], 2, config, network.dtype_policy.name)
     assert isinstance(trainer.optimizer, keras.optimizers.LossScaleOptimizer)
     assert network.get_layer("conv1").compute_dtype == "float16" and network.get_layer("logit").dtype == "float32"
     assert {str(weight.dtype) for weight in network.weights} == {"float32"}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ARCHITECTURES = ("mobilenetv2", "resnet50", "cnn")
 LOSSES = ("bce", "focal")
+SCHEDULES = ("cosine", "plateau")
 
 
 @click.command()
@@ -47,10 +48,17 @@ LOSSES = ("bce", "focal")
     show_default=True,
     help="Share of each side that the network itself cuts off, there where markers and collimation are.",
 )
-@click.option("--epochs", type=click.IntRange(1), default=6, show_default=True, help="Of fine-tuning, at most.")
+@click.option("--epochs", type=click.IntRange(1), default=8, show_default=True, help="Of fine-tuning, at most.")
 @click.option("--head-epochs", type=click.IntRange(1), default=1, show_default=True, help="On the frozen backbone.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="On all devices together.")
-@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-4, show_default=True)
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=3e-4, show_default=True)
+@click.option(
+    "--schedule",
+    type=click.Choice(SCHEDULES),
+    default="cosine",
+    show_default=True,
+    help="Of the learning rate: down to 0 over the epochs, or lower whenever an epoch was no better.",
+)
 @click.option(
     "--loss", type=click.Choice(LOSSES), default="bce", show_default=True, help="Cross-entropy, or focal cross-entropy."
 )
@@ -90,7 +98,7 @@ LOSSES = ("bce", "focal")
 @click.option(
     "--val-fraction",
     type=click.FloatRange(0, 0.5, min_open=True),
-    default=0.15,
+    default=0.1,
     show_default=True,
     help="Share of the images, whole patients, that chooses epoch, temperature and thresholds.",
 )

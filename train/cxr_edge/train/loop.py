@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 #: Images at once in validation.
 VALIDATION_BATCH = 64
+#: Of the head on the frozen backbone.
+HEAD_LEARNING_RATE = 1e-3
+#: Steps over which the learning rate rises, at most.
+WARMUP_STEPS = 100
+WEIGHT_DECAY = 1e-4
 #: Of the average of weights, a step; it spans about the last 50.
 EMA_MOMENTUM = 0.98
 
@@ -37,7 +42,7 @@ def phases(config: TrainConfig) -> tuple[Phase, ...]:
     """From scratch everything is trained at once; of a pretrained network the head first, on a frozen backbone."""
     if config.weights == "none":
         return (Phase("training", config.epochs, config.learning_rate),)
-    head = Phase("head", config.head_epochs, 10 * config.learning_rate, head_only=True)
+    head = Phase("head", config.head_epochs, HEAD_LEARNING_RATE, head_only=True)
     return (head, Phase("fine-tuning", config.epochs, config.learning_rate))
 
 
@@ -59,12 +64,12 @@ def fit(
         end = begin + phase.epochs
         if state.epochs <= end and not state.stopped:
             swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
-            choosing = [] if phase.head_only else choose_epoch(checkpoint, replicas.is_chief)
+            choosing = [] if phase.head_only else choose_epoch(checkpoint, config.schedule, replicas.is_chief)
             shown = [KeepFreedMemory(), StopOnNaN(), swap, EpochProgress(phase.name)]
             callbacks = [*shown, *choosing, *trackers, state.follow(begin, batches, swap, *choosing)]
             set_trainable(network, head_only=phase.head_only, norms=config.weights == "none")
             with replicas.scope():
-                compile_model(trainer, phase, config, network.dtype_policy.name)
+                compile_model(trainer, phase, len(batches), config, network.dtype_policy.name)
                 trainer.fit(
                     batches, validation_data=held_out, initial_epoch=max(begin, state.epochs), epochs=end,
                     callbacks=callbacks, verbose=0,
@@ -92,10 +97,14 @@ def batches_of(
     )  # fmt: skip
 
 
-def compile_model(trainer: keras.Model, phase: Phase, config: TrainConfig, precision: str = "float32") -> None:
-    """Set optimizer, loss and metric of a phase."""
+def compile_model(
+    trainer: keras.Model, phase: Phase, steps: int, config: TrainConfig, precision: str = "float32"
+) -> None:
+    """Set optimizer, loss and metric of a phase of `steps` batches an epoch."""
+    falls = config.schedule == "cosine"
+    rate = cosine(phase.learning_rate, phase.epochs * steps) if falls else phase.learning_rate
     # Averaged weights (Polyak 1992) are what is validated and kept: they ride out the noise of small batches.
-    optimizer = keras.optimizers.Adam(phase.learning_rate, use_ema=True, ema_momentum=EMA_MOMENTUM)
+    optimizer = keras.optimizers.AdamW(rate, WEIGHT_DECAY, use_ema=True, ema_momentum=EMA_MOMENTUM)
     if precision == "mixed_float16":  # small gradients would be 0 in it (Micikevicius et al. 2018)
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     losses = {"bce": keras.losses.BinaryCrossentropy, "focal": keras.losses.BinaryFocalCrossentropy}
@@ -107,12 +116,21 @@ def compile_model(trainer: keras.Model, phase: Phase, config: TrainConfig, preci
     trainer.optimizer.build(trainer.trainable_variables)  # now: a resumed run assigns to its variables
 
 
-def choose_epoch(checkpoint: Path, is_chief: bool) -> list[keras.callbacks.Callback]:
-    """Keep the best epoch, lower the learning rate when none is better, and stop when none was for long."""
+def cosine(rate: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """A rise over the first steps, then half a cosine down (Loshchilov and Hutter 2017)."""
+    warmup = min(WARMUP_STEPS, steps // 10)
+    return keras.optimizers.schedules.CosineDecay(
+        rate / 20, max(1, steps - warmup), alpha=0.02, warmup_target=rate, warmup_steps=warmup
+    )
+
+
+def choose_epoch(checkpoint: Path, schedule: str, is_chief: bool) -> list[keras.callbacks.Callback]:
+    """Keep the best epoch and stop when none was better for long; where asked, lower the learning rate before that."""
     keep = keras.callbacks.ModelCheckpoint(checkpoint, monitor="val_loss", save_best_only=True, save_weights_only=True)
+    lower = keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.3, patience=1, min_lr=1e-6)
     return [
         *([keep] if is_chief else []),
-        keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.3, patience=1, min_lr=1e-6),
+        *([lower] if schedule == "plateau" else []),
         keras.callbacks.EarlyStopping(monitor="val_loss", patience=4),
     ]
 

@@ -21,6 +21,7 @@ from cxr_edge.train.calibrate import fit_temperature, operating_points, to_proba
 from cxr_edge.train.fold import deployable
 from cxr_edge.train.geometry import heatmap_geometry
 from cxr_edge.train.novelty import fit_novelty
+from cxr_edge.train.outliers import outliers
 from cxr_edge.train.patients import patient_of
 from cxr_edge.train.shift import PERTURBATIONS, perturb
 
@@ -33,6 +34,8 @@ PREDICT_BATCH = 64
 GEOMETRY_IMAGES = 8
 #: Training radiographs, at most, on which the main directions of the features are found.
 NOVELTY_IMAGES = 2000
+#: Outliers of each kind.
+OUTLIERS = 200
 
 
 def write_run(
@@ -64,7 +67,9 @@ def write_run(
     versions = [(logit, features), *(observe(observer, perturb(validation.pixels, change)) for change in changes)]
     logits, held_out = zip(*versions, strict=True)
     _, known = observe(observer, _some(training.pixels, NOVELTY_IMAGES))
-    fit_novelty(known, np.concatenate(held_out)).save(folder / "novelty.npz")
+    made = outliers(training.pixels, OUTLIERS, facts["config"]["seed"])
+    strange = {kind: observe(observer, images)[1] for kind, images in made.items()}
+    fit_novelty(known, np.concatenate(held_out), strange).save(folder / "novelty.npz")
     points = operating_points(validation.labels, *(to_probability(each, temperature) for each in logits))
     measured = {"validation": (validation, to_probability(logit, temperature))}
     if len(holdout.images):  # looked at last: nothing is chosen on it

@@ -105,7 +105,10 @@ class Verification:
         if result.parity:
             row |= {key: value for key, value in asdict(result.parity).items() if key != "file"}
             row["flipped"] = [{"image": self.samples[f.row].key} | asdict(f) for f in result.flips]
-        return row | ({"layers": asdict(result.layers)} if result.layers else {})
+        if result.layers:
+            first = result.layers.first_to_leave
+            row["layers"] = {"first_to_leave": first.name if first else None} | asdict(result.layers)
+        return row
 
 
 def verify_bundle(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,8 +20,8 @@ LIMITS: Mapping[str, float] = {"fp32": 80.0, "fp16": 35.0, "int8": 20.0}
 EXACT = 200.0
 #: Values of a tensor that are looked at to find its counterpart.
 SAMPLED = 20_000
-#: Worth of an equal name, and of an equal shape alone, beside an agreement in [0, 1].
-SAME_NAME, SAME_SHAPE = 0.5, 0.1
+#: Worth of an equal shape alone, beside an agreement in [0, 1].
+SAME_SHAPE = 0.1
 
 
 @dataclass(frozen=True)
@@ -96,17 +97,44 @@ def measure_layers(
 
 
 def match(file: Tap, reference: Tap, image: npt.NDArray[np.uint8]) -> list[tuple[Tensor, Tensor]]:
-    """Find each tensor's counterpart: the alignment of both graphs' orders that agrees most.
+    """Find each tensor's counterpart: the one of its name; for the others, the likeliest in the same order.
 
-    Needleman and Wunsch 1970. Only tensors of the same shape can be counterparts, in whatever layout; equal names
-    count too. Tensors that one side has fused away stay without.
+    Only tensors of the same shape can be counterparts, in whatever layout. Tensors that one side has fused away stay
+    without.
     """
     mine, theirs = file.run(image), reference.run(image)
-    score = np.array([[_likeness(a, mine[a.name], b, theirs[b.name]) for b in reference.tensors] for a in file.tensors])
-    best = np.zeros((len(mine) + 1, len(theirs) + 1))
-    for i, j in np.ndindex(score.shape):
-        best[i + 1, j + 1] = max(best[i, j + 1], best[i + 1, j], best[i, j] + score[i, j])
-    pairs, i, j = [], len(mine), len(theirs)
+
+    def likeness(a: Tensor, b: Tensor) -> float:
+        return _likeness(mine[a.name], theirs[b.name])
+
+    pairs = [(a, b) for a, b in _namesakes(file.tensors, reference.tensors) if likeness(a, b)]
+    matched, taken = {a.name for a, _ in pairs}, {b.name for _, b in pairs}
+    left = [tensor for tensor in file.tensors if tensor.name not in matched]
+    right = [tensor for tensor in reference.tensors if tensor.name not in taken]
+    pairs += _align(left, right, np.array([[likeness(a, b) for b in right] for a in left]))
+    place = {tensor.name: row for row, tensor in enumerate(file.tensors)}
+    return sorted(pairs, key=lambda pair: place[pair[0].name])
+
+
+def _namesakes(file: Sequence[Tensor], reference: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Pairs of the same name, where no other tensor of either side has it."""
+    mine, theirs = (Counter(_plain(tensor.name) for tensor in side) for side in (file, reference))
+    named = {_plain(tensor.name): tensor for tensor in reference}
+    unique = {name for name in named if mine[name] == theirs[name] == 1}
+    return [(tensor, named[_plain(tensor.name)]) for tensor in file if _plain(tensor.name) in unique]
+
+
+def _align(
+    file: Sequence[Tensor], reference: Sequence[Tensor], likeness: npt.NDArray[np.float64]
+) -> list[tuple[Tensor, Tensor]]:
+    """The alignment of two sequences of most likeness (Needleman and Wunsch 1970)."""
+    i, j = len(file), len(reference)
+    best = np.zeros((i + 1, j + 1))
+    for row, column in np.ndindex(i, j):
+        best[row + 1, column + 1] = max(
+            best[row, column + 1], best[row + 1, column], best[row, column] + likeness[row, column]
+        )
+    pairs = []
     while i and j:
         if best[i, j] == best[i - 1, j]:
             i -= 1
@@ -114,20 +142,19 @@ def match(file: Tap, reference: Tap, image: npt.NDArray[np.uint8]) -> list[tuple
             j -= 1
         else:
             i, j = i - 1, j - 1
-            pairs.append((file.tensors[i], reference.tensors[j]))
-    return pairs[::-1]
+            pairs.append((file[i], reference[j]))
+    return pairs
 
 
-def _likeness(mine: Tensor, values: Array, theirs: Tensor, expected: Array) -> float:
+def _likeness(values: Array, expected: Array) -> float:
+    """Above 0 where the shapes are the same in some layout."""
     if values.size != expected.size:
         return 0.0
     wanted = np.squeeze(expected)
     try:
-        found = _as_laid_out(values, wanted)
+        return SAME_SHAPE + max(_agreement(_as_laid_out(values, wanted), wanted), 0.0)
     except ValueError:  # another shape
         return 0.0
-    name = SAME_NAME if _stem(mine.name) == _stem(theirs.name) else 0.0
-    return SAME_SHAPE + name + max(_agreement(found, wanted), 0.0)
 
 
 def _as_laid_out(values: Array, wanted: Array) -> Array:
@@ -158,12 +185,12 @@ def _before(tensors: Sequence[Tensor], sqnr: Mapping[str, float]) -> dict[str, f
     return before
 
 
-def _stem(name: str) -> str:
-    """A name without what converters add to tell copies apart."""
-    return re.sub(r"(_\d+)?(_\d+)?(?=/|;|$)|\d+$", "", re.sub(r" #\d+$", "", name))
+def _plain(name: str) -> str:
+    """A name without what tells copies apart and what ONNX Runtime's quantiser adds."""
+    return re.sub(r" #\d+$|_QuantizeLinear_Input$", "", name)
 
 
 def _short(name: str) -> str:
     """What says most of a long name: its last parts."""
-    last = re.sub(r" #\d+$", "", name).split(";")[-1]
+    last = _plain(name).split(";")[-1]
     return "/".join(last.split("/")[-2:])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,7 +16,11 @@ from cxr_edge.runtime.bundle import MANIFEST, PRECISIONS, Bundle
 from cxr_edge.runtime.console import emit, output_format, table
 from cxr_edge.runtime.engines.tensorrt import PlanOptions, this_target
 from cxr_edge.runtime.errors import EXIT_CHECK_FAILED, MissingExtraError, UsageError
+from cxr_edge.runtime.files import write_atomically
 from cxr_edge.runtime.quiet import import_keras_quietly
+
+if TYPE_CHECKING:
+    from cxr_edge.export.verify import Verification
 
 FORMATS = ("onnx", "tflite", "tensorrt")
 
@@ -134,8 +140,27 @@ def _export_files(run: Path, bundle: Path, calib: Path | None, names: Sequence[s
 @click.option("--run", "run", type=click.Path(path_type=Path), help="Run it was exported from.  [default: as recorded]")
 @click.option("--gates", "gates_file", type=click.Path(path_type=Path), help="gates.toml: limits of your own.")
 @click.option("--limit", type=click.IntRange(2), help="Take this many images, evenly spread, instead of all.")
+@click.option("--layers", is_flag=True, help="Find where a file leaves its reference: the error of every tensor.")
+@click.option(
+    "--report", type=click.Path(path_type=Path), metavar="PAGE.html", help="Write a page with the flipped images."
+)
+@click.option(
+    "--markdown", type=click.Path(path_type=Path), help="Write the table as Markdown.  [also: to $GITHUB_STEP_SUMMARY]"
+)
+@click.option("--junit", type=click.Path(path_type=Path), help="Write each file and limit as JUnit XML.")
 @output_format("table", "json")
-def verify(bundle: Path, data: Path, run: Path | None, gates_file: Path | None, limit: int | None, format: str) -> None:
+def verify(
+    bundle: Path,
+    data: Path,
+    run: Path | None,
+    gates_file: Path | None,
+    limit: int | None,
+    layers: bool,
+    report: Path | None,
+    markdown: Path | None,
+    junit: Path | None,
+    format: str,
+) -> None:
     """Prove that each file of BUNDLE decides as the trained network does; exit 1 if one does not.
 
     Every file is run by its real engine over every image of DATA, from the image file on, and compared with the Keras
@@ -143,6 +168,7 @@ def verify(bundle: Path, data: Path, run: Path | None, gates_file: Path | None, 
 
     \b
       cxr-edge verify bundle --data chest_xray --limit 1000
+      cxr-edge verify bundle --data chest_xray --limit 300 --layers --report verify.html
     """
     from cxr_edge.export.gates import load_gates
 
@@ -155,7 +181,8 @@ def verify(bundle: Path, data: Path, run: Path | None, gates_file: Path | None, 
     from cxr_edge.export.verify import verify_bundle
 
     with stages() as progress:
-        verification = verify_bundle(bundle, data, run, gates, limit, progress)
+        verification = verify_bundle(bundle, data, run, gates, limit, progress, layers)
+    _write_reports(verification, report, markdown, junit)
     if format == "json":
         emit(verification.to_dict(), format)
     else:
@@ -164,3 +191,19 @@ def verify(bundle: Path, data: Path, run: Path | None, gates_file: Path | None, 
         print_verification(verification, console if console.is_terminal else Console(width=200))
     if not verification.passed:
         click.get_current_context().exit(EXIT_CHECK_FAILED)
+
+
+def _write_reports(verification: Verification, page: Path | None, markdown: Path | None, junit: Path | None) -> None:
+    from cxr_edge.export import junit as junit_xml
+    from cxr_edge.export import report
+    from cxr_edge.export.page import write_page
+
+    if page:
+        write_page(page, verification)
+    if markdown:
+        write_atomically(markdown, report.markdown(verification))
+    if job_summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with Path(job_summary).open("a", encoding="utf-8") as file:  # other steps write there too
+            file.write(report.markdown(verification))
+    if junit:
+        write_atomically(junit, junit_xml.junit(verification))

@@ -38,8 +38,8 @@ def deployment_model(
     temperature
         probability = sigmoid(logit / temperature) (Guo et al. 2017).
     novelty
-        Mean and main directions of the training set's pooled features; the output `novelty` is the length of what the
-        directions miss.
+        Of the training set's pooled features; the output `novelty` is the length of what their main directions miss,
+        and of how far an image reaches towards known kinds of outliers.
     input_dtype
         `uint8`; `float32` for the integer TFLite converter, which sets the type of its input by itself.
 
@@ -74,6 +74,7 @@ def deployment_model(
     centred = ops.mean(feature_map, axis=(1, 2)) - novelty.mean
     # The basis twice, once transposed: 0.16 MB. |c|² − |cB|² would need it once, and lose its digits in half precision.
     missed = centred - ops.matmul(ops.matmul(centred, novelty.basis), np.ascontiguousarray(novelty.basis.T))
-    distance = ops.sqrt(ops.sum(missed * missed, axis=1))
+    beyond = ops.relu(ops.matmul(centred, novelty.kinds) - novelty.reach)
+    distance = ops.sqrt(ops.sum(missed * missed, axis=1) + ops.sum(beyond * beyond, axis=1))
     outputs = {"probability": ops.sigmoid(logit / temperature), "logit": logit, "heatmap": heatmap, "novelty": distance}
     return keras.Model(image, outputs, name=network.name)

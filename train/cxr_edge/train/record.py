@@ -35,7 +35,7 @@ GEOMETRY_IMAGES = 8
 #: Training radiographs, at most, on which the main directions of the features are found.
 NOVELTY_IMAGES = 2000
 #: Outliers of each kind.
-OUTLIERS = 200
+OUTLIERS = 100
 
 
 def write_run(

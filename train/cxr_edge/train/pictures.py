@@ -15,10 +15,13 @@ import numpy.typing as npt
 from cxr_edge.runtime.dataset import CLASSES
 from cxr_edge.runtime.gradcam import overlay
 from cxr_edge.runtime.image import read_image
-from cxr_edge.train.metrics import BINS, Cases, bin_index
+from cxr_edge.train.faithfulness import SHARES
+from cxr_edge.train.metrics import BINS, Cases, ReliabilityBin
 
 if TYPE_CHECKING:
     from cxr_edge.train.evaluate import AtPoint, Evaluation
+    from cxr_edge.train.faithfulness import Curves, Faithfulness
+    from cxr_edge.train.randomisation import Randomised
 
 #: Pictures of each kind in the gallery: right and wrong, of each class.
 SHOWN = 3
@@ -47,9 +50,19 @@ def draw_all(evaluation: Evaluation) -> dict[str, bytes]:
         "ROC curve": _png(lambda axes: _roc(axes, cases, points)),
         "Precision and recall": _png(lambda axes: _precision_recall(axes, cases, points)),
         "Threshold sweep": _png(lambda axes: _sweep(axes, cases, points)),
-        "Reliability": _png(lambda axes: _reliability(axes, cases)),
+        "Reliability": _png(lambda axes: _reliability(axes, evaluation.reliability)),
     }
     return drawn | {f"Decisions, {at.point.name}": _png(partial(_confusion, at=at)) for at in points}
+
+
+def draw_faithfulness(found: Faithfulness) -> dict[str, bytes]:
+    """The diagrams of the heatmaps: title -> PNG file."""
+    drawn = {
+        f"{each.way.capitalize()}, {each.substitute}": _png(partial(_curves, curves=each)) for each in found.curves
+    }
+    if found.randomised:
+        drawn["Randomised from the head downwards"] = _png(lambda axes: _cascade(axes, found.randomised))
+    return drawn
 
 
 def gallery(evaluation: Evaluation) -> dict[str, list[Shown]]:
@@ -140,14 +153,11 @@ def _sweep(axes: Any, cases: Cases, points: Sequence[AtPoint]) -> None:
     _finish(axes, "center left")
 
 
-def _reliability(axes: Any, cases: Cases) -> None:
-    index = bin_index(cases.probability)
-    filled = np.unique(index)
-    said = [float(cases.probability[index == b].mean()) for b in filled]
-    found = [float(cases.labels[index == b].mean()) for b in filled]
-    counts = np.bincount(index, minlength=BINS)
+def _reliability(axes: Any, bins: Sequence[ReliabilityBin]) -> None:
+    filled = [each for each in bins if each.images]
+    counts: npt.NDArray[np.int64] = np.array([each.images for each in bins])
     axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1)
-    axes.plot(said, found, color=_BLUE, marker="o", markersize=4)
+    axes.plot([e.said for e in filled], [e.found for e in filled], color=_BLUE, marker="o", markersize=4)
     axes.set(xlabel="probability said", ylabel="share of pneumonia found", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.grid(alpha=0.3)
     images = axes.twinx()
@@ -171,6 +181,26 @@ def _confusion(axes: Any, at: AtPoint) -> None:
     names = [name.capitalize() for name in CLASSES]
     axes.set(xticks=(0, 1), yticks=(0, 1), xticklabels=names, yticklabels=names, xlabel="decided", ylabel="truth")
     axes.set_title(f"{at.point.name}: p ≥ {at.point.threshold:.3f}", fontsize=10)
+
+
+def _curves(axes: Any, curves: Curves) -> None:
+    for values, name, color in ((curves.heatmap, "order of the heatmap", _BLUE), (curves.random, "by chance", _GREY)):
+        axes.plot(SHARES, values.mean(axis=0), color=color, label=name)
+        axes.fill_between(SHARES, *np.quantile(values, (0.25, 0.75), axis=0), color=color, alpha=0.15, linewidth=0)
+    what = "replaced" if curves.way == "deletion" else "put back"
+    axes.set(xlabel=f"share of the pixels {what}", ylabel="probability of pneumonia", xlim=(0, 1), ylim=(-0.02, 1.02))
+    _finish(axes, "best")
+
+
+def _cascade(axes: Any, steps: Sequence[Randomised]) -> None:
+    names = ["trained", *(step.layers.replace("convolutions ", "conv. ") for step in steps)]
+    axes.axhline(0, color=_GREY, linestyle=":", linewidth=1)
+    axes.plot(range(len(names)), [1, *(step.correlation for step in steps)], color=_BLUE, marker="o", markersize=4)
+    for place, step in enumerate(steps, start=1):
+        axes.plot([place] * len(step.draws), step.draws, ".", color=_GREY, markersize=4)
+    axes.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
+    axes.set(ylabel="rank correlation with the trained", ylim=(-1.05, 1.05))
+    axes.grid(alpha=0.3)
 
 
 def _label_probabilities(axes: Any) -> None:

@@ -13,7 +13,7 @@ def test_heatmaps_of_a_network_that_forgets_are_others(run, phantoms):
     last = subject.network.get_layer("logit")
     last.set_weights([abs(last.get_weights()[0]), last.get_weights()[1]])  # everything speaks for pneumonia
     before = subject.network.get_weights()
-    pixels = read_pixels(read_dataset(phantoms, ("test",)))
+    pixels = read_pixels(read_dataset(phantoms, ("test",))[::3])
     original = subject.run(pixels).heatmap
     assert original.max(axis=(1, 2)).min() > 0
 
@@ -25,8 +25,6 @@ def test_heatmaps_of_a_network_that_forgets_are_others(run, phantoms):
     for one, other in zip(before, subject.network.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(subject.run(pixels).heatmap, original)
-    again = cascade(subject.network, lambda x: subject.run(x).heatmap, pixels, original)
-    assert again == found
 
 
 @pytest.mark.parametrize("arch", ["cnn", "mobilenetv2"])

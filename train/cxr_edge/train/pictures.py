@@ -52,7 +52,7 @@ def draw_all(evaluation: Evaluation) -> dict[str, bytes]:
         "Threshold sweep": _png(lambda axes: _sweep(axes, cases, points)),
         "Reliability": _png(lambda axes: _reliability(axes, evaluation.reliability)),
     }
-    return drawn | {f"Decisions, {at.point.name}": _png(partial(_confusion, at=at)) for at in points}
+    return drawn | {f"Confusion matrix, {at.point.name}": _png(partial(_confusion, at=at)) for at in points}
 
 
 def draw_faithfulness(found: Faithfulness) -> dict[str, bytes]:
@@ -113,12 +113,17 @@ def _roc(axes: Any, cases: Cases, points: Sequence[AtPoint]) -> None:
     from sklearn.metrics import roc_curve
 
     false_positive, true_positive, _ = roc_curve(cases.labels, cases.logit)
-    axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1)
-    axes.plot(false_positive, true_positive, color=_BLUE)
-    for at, marker in zip(points, "osD^v" * len(points), strict=False):
-        specificity, sensitivity = at.metrics["specificity"].value, at.metrics["sensitivity"].value
-        if specificity is not None and sensitivity is not None:
-            axes.plot(1 - specificity, sensitivity, marker, color=_RED, markersize=6, label=at.point.name)
+    corner = axes.inset_axes((0.32, 0.28, 0.62, 0.52), xlim=(-0.01, 0.25), ylim=(0.75, 1.01))
+    for each in (axes, corner):
+        each.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1)
+        each.plot(false_positive, true_positive, color=_BLUE)
+        for at, marker in zip(points, "osD^v" * len(points), strict=False):
+            specificity, sensitivity = at.metrics["specificity"].value, at.metrics["sensitivity"].value
+            if specificity is not None and sensitivity is not None:
+                each.plot(1 - specificity, sensitivity, marker, color=_RED, markersize=6, label=at.point.name)
+    axes.indicate_inset_zoom(corner)
+    corner.tick_params(labelsize=7)
+    corner.grid(alpha=0.3)
     axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     _finish(axes, "lower right")
 
@@ -150,14 +155,16 @@ def _sweep(axes: Any, cases: Cases, points: Sequence[AtPoint]) -> None:
     axes.set_xscale("logit")
     axes.set(xlabel="threshold on the probability", ylabel="share", xlim=_EDGES, ylim=(-0.02, 1.02))
     _label_probabilities(axes)
-    _finish(axes, "center left")
+    _finish(axes, "best")
 
 
 def _reliability(axes: Any, bins: Sequence[ReliabilityBin]) -> None:
     filled = [each for each in bins if each.images]
     counts: npt.NDArray[np.int64] = np.array([each.images for each in bins])
     axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1)
-    axes.plot([e.said for e in filled], [e.found for e in filled], color=_BLUE, marker="o", markersize=4)
+    said, found = [each.said for each in filled], [each.found for each in filled]
+    axes.plot(said, found, color=_BLUE, linewidth=1, alpha=0.4)
+    axes.scatter(said, found, [8 + 24 * np.log10(each.images) for each in filled], color=_BLUE)  # few images: small
     axes.set(xlabel="probability said", ylabel="share of pneumonia found", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.grid(alpha=0.3)
     images = axes.twinx()
@@ -180,7 +187,7 @@ def _confusion(axes: Any, at: AtPoint) -> None:
                   color="white" if share[row, column] > 0.5 else "black", fontsize=12)  # fmt: skip
     names = [name.capitalize() for name in CLASSES]
     axes.set(xticks=(0, 1), yticks=(0, 1), xticklabels=names, yticklabels=names, xlabel="decided", ylabel="truth")
-    axes.set_title(f"{at.point.name}: p ≥ {at.point.threshold:.3f}", fontsize=10)
+    axes.set_title(f"pneumonia where p ≥ {at.point.threshold:.3f}", fontsize=10)
 
 
 def _curves(axes: Any, curves: Curves) -> None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 SHOWN = 3
 #: Longer side of a radiograph in the gallery (pixels).
 _SIDE = 512
+#: Title of the diagram of randomised networks.
+CASCADE = "Randomised from the head downwards"
 #: Probabilities are drawn on a logit scale within these.
 _EDGES = (1e-4, 1 - 1e-4)
 _BLUE, _RED, _GREY = "#1f6feb", "#b3261e", "#8a949e"
@@ -60,9 +62,7 @@ def draw_faithfulness(found: Faithfulness) -> dict[str, bytes]:
     drawn = {
         f"{each.way.capitalize()}, {each.substitute}": _png(partial(_curves, curves=each)) for each in found.curves
     }
-    if found.randomised:
-        drawn["Randomised from the head downwards"] = _png(lambda axes: _cascade(axes, found.randomised))
-    return drawn
+    return drawn | ({CASCADE: _png(partial(_cascade, steps=found.randomised))} if found.randomised else {})
 
 
 def gallery(evaluation: Evaluation) -> dict[str, list[Shown]]:
@@ -110,20 +110,23 @@ def _png(draw: Callable[[Any], None]) -> bytes:
 
 
 def _roc(axes: Any, cases: Cases, points: Sequence[AtPoint]) -> None:
-    from sklearn.metrics import roc_curve
+    from sklearn.metrics import auc, roc_curve
 
     false_positive, true_positive, _ = roc_curve(cases.labels, cases.logit)
-    corner = axes.inset_axes((0.32, 0.28, 0.62, 0.52), xlim=(-0.01, 0.25), ylim=(0.75, 1.01))
-    for each in (axes, corner):
+    shown = [axes]
+    if auc(false_positive, true_positive) > 0.9:  # then all of interest is in the corner, and the middle is free
+        corner = axes.inset_axes((0.32, 0.28, 0.62, 0.52), xlim=(-0.01, 0.25), ylim=(0.75, 1.01))
+        axes.indicate_inset_zoom(corner)
+        corner.tick_params(labelsize=7)
+        corner.grid(alpha=0.3)
+        shown.append(corner)
+    for each in shown:
         each.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1)
         each.plot(false_positive, true_positive, color=_BLUE)
         for at, marker in zip(points, "osD^v" * len(points), strict=False):
             specificity, sensitivity = at.metrics["specificity"].value, at.metrics["sensitivity"].value
             if specificity is not None and sensitivity is not None:
                 each.plot(1 - specificity, sensitivity, marker, color=_RED, markersize=6, label=at.point.name)
-    axes.indicate_inset_zoom(corner)
-    corner.tick_params(labelsize=7)
-    corner.grid(alpha=0.3)
     axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     _finish(axes, "lower right")
 
@@ -138,7 +141,8 @@ def _precision_recall(axes: Any, cases: Cases, points: Sequence[AtPoint]) -> Non
     for at, marker in zip(points, "osD^v" * len(points), strict=False):
         if at.metrics["precision"].value is not None:
             axes.plot(at.metrics["sensitivity"].value, at.metrics["precision"].value, marker, color=_RED, markersize=6)
-    axes.set(xlabel="sensitivity (recall)", ylabel="precision", xlim=(-0.02, 1.02), ylim=(min(0.5, share) - 0.05, 1.02))
+    floor = min(0.5, float(precision[:-1].min()))
+    axes.set(xlabel="sensitivity (recall)", ylabel="precision", xlim=(-0.02, 1.02), ylim=(floor - 0.05, 1.02))
     _finish(axes, "lower left")
 
 
@@ -200,7 +204,10 @@ def _curves(axes: Any, curves: Curves) -> None:
 
 
 def _cascade(axes: Any, steps: Sequence[Randomised]) -> None:
-    names = ["trained", *(step.layers.replace("convolutions ", "conv. ") for step in steps)]
+    names = [
+        "trained",
+        *(step.layers.replace("convolutions ", "conv. ").replace("convolution ", "conv. ") for step in steps),
+    ]
     axes.axhline(0, color=_GREY, linestyle=":", linewidth=1)
     axes.plot(range(len(names)), [1, *(step.correlation for step in steps)], color=_BLUE, marker="o", markersize=4)
     for place, step in enumerate(steps, start=1):

@@ -98,7 +98,9 @@ def _steps(network: keras.Model) -> dict[str, list[keras.layers.Layer]]:
     steps = {name: [network.get_layer(name)] for name in head}
     last = len(below)
     for part in reversed(np.array_split(np.arange(last), min(PARTS, last))):
-        steps[f"convolutions {part[0] + 1}–{part[-1] + 1} of {last}"] = [below[i] for i in part]
+        first, final = part[0] + 1, part[-1] + 1
+        name = f"convolution {first}" if first == final else f"convolutions {first}–{final}"
+        steps[f"{name} of {last}"] = [below[i] for i in part]
     return steps
 
 

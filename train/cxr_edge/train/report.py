@@ -10,7 +10,7 @@ from cxr_edge.runtime.errors import UsageError
 from cxr_edge.runtime.files import write_atomically
 from cxr_edge.train.faithfulness import BLUR_SIGMA, BORDER, Faithfulness
 from cxr_edge.train.metrics import BINS, LEVEL, RESAMPLES, Estimate
-from cxr_edge.train.pictures import draw_all, draw_faithfulness, gallery
+from cxr_edge.train.pictures import CASCADE, draw_all, draw_faithfulness, gallery
 
 if TYPE_CHECKING:
     from cxr_edge.train.evaluate import Evaluation
@@ -66,6 +66,7 @@ def render(evaluation: Evaluation) -> str:
         evaluation=evaluation,
         curves=curves.read_bytes() if evaluation.subject.kind == "run" and curves.is_file() else None,
         diagrams=draw_all(evaluation),
+        cascade=CASCADE,
         heatmap_diagrams=draw_faithfulness(evaluation.faithfulness) if evaluation.faithfulness else {},
         gallery=gallery(evaluation),
         titles=TITLES,

@@ -104,7 +104,7 @@ def test_heatmaps_are_put_to_the_test(run, phantoms, tmp_path, cli):
     page = Page(text := (tmp_path / "report" / "report.html").read_text())
     assert {"Deletion, blurred", "Insertion, blurred", "Randomised from the head downwards"} <= set(page.pictures)
     assert "Energy in the border" in text
-    assert re.search(r"^energy in the border, as they are +0\.\d+ .*0\.3543", out, re.MULTILINE)
+    assert re.search(r"^energy in the border, pneumonia found +0\.\d+ .*0\.3543", out, re.MULTILINE)
 
 
 def test_a_bundle_is_evaluated_on_all_images_and_told_what_it_was_trained_on(bundle, phantoms, tmp_path, cli):

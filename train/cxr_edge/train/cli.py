@@ -91,7 +91,7 @@ def train(data: Path, run: Path, format: str, **options: Any) -> None:
     "--faithfulness/--no-faithfulness",
     default=True,
     show_default=True,
-    help="Measure too whether the heatmaps show what decides: a minute or two.",
+    help="Measure too whether the heatmaps show what decides: some minutes on two cores.",
 )
 @output_format("table", "json")
 def evaluate(

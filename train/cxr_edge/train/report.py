@@ -100,9 +100,9 @@ def heatmap_rows(found: Faithfulness) -> list[dict[str, Any]]:
     ]
     for each in found.randomised:
         table.append({"heatmap": f"rank correlation, random from {each.layers}", "found": f"{each.correlation:.4f}"})
-    everyone, area = found.borders[0], {"by chance": f"{found.border_area:.4f}"}
-    for name, share in (("as they are", everyone.share), ("border cropped", everyone.cropped)):
-        table.append({"heatmap": f"energy in the border, {name}", "found": interval(share)} | area)
+    rightly, area = found.borders[-1], {"by chance": f"{found.border_area:.4f}"}
+    for name, share in (("", rightly.share), (", cropped", rightly.cropped)):
+        table.append({"heatmap": f"energy in the border, pneumonia found{name}", "found": interval(share)} | area)
     return table
 
 

@@ -174,12 +174,21 @@ def train(
 )
 @click.option(
     "--split",
-    type=click.Choice(("validation", "all")),
-    help="Images of DATA to take.  [default: those that a run held out, if DATA has them, otherwise all]",
+    type=click.Choice(("holdout", "validation", "all")),
+    help="Images of DATA to take.  [default: of a run, its hold-out, which chose nothing, or else its validation part, "
+    "which chose the thresholds, if DATA has them; otherwise all]",
 )
 @click.option("--shift/--no-shift", default=True, show_default=True, help="Measure proxies for another hospital too.")
+@click.option(
+    "--faithfulness/--no-faithfulness",
+    default=True,
+    show_default=True,
+    help="Measure too whether the heatmaps show what decides: some minutes on two cores.",
+)
 @output_format("table", "json")
-def evaluate(model: Path, data: Path, report: Path, split: str | None, shift: bool, format: str) -> None:
+def evaluate(
+    model: Path, data: Path, report: Path, split: str | None, shift: bool, faithfulness: bool, format: str
+) -> None:
     """Measure MODEL on the labelled radiographs of DATA and write a report.
 
     MODEL is a run folder, a bundle folder or a lone model file. Every figure has a 95 % interval of a bootstrap over
@@ -187,13 +196,13 @@ def evaluate(model: Path, data: Path, report: Path, split: str | None, shift: bo
 
     \b
       cxr-edge evaluate runs/first chest_xray -o reports/first
-      cxr-edge evaluate bundle chest_xray/test -o reports/test --no-shift
+      cxr-edge evaluate bundle chest_xray/test -o reports/test --no-shift --no-faithfulness
     """
     from rich.console import Console
 
     from cxr_edge.train.evaluate import choose_images
     from cxr_edge.train.evaluate import evaluate as measure
-    from cxr_edge.train.report import PAGE, check_target, rows, write_report
+    from cxr_edge.train.report import PAGE, check_target, heatmap_rows, rows, write_report
     from cxr_edge.train.subject import open_subject
 
     check_target(report)
@@ -201,13 +210,16 @@ def evaluate(model: Path, data: Path, report: Path, split: str | None, shift: bo
     source = choose_images(subject, data, split)
     click.echo(f"evaluating on {source.description}", err=True)
     with Console(stderr=True).status("reading") as status:
-        evaluation = measure(subject, source, shift, step=status.update)
+        evaluation = measure(subject, source, shift, faithfulness, step=status.update)
         status.update("writing the report")
         write_report(evaluation, report)
     if format == "json":
         emit(evaluation.to_dict(), format)
         return
     emit(rows(evaluation), format)
+    if evaluation.faithfulness:
+        click.echo()
+        emit(heatmap_rows(evaluation.faithfulness), format)
     if evaluation.shift:
         worst, decisions = evaluation.shift.worst, evaluation.shift.worst_decisions
         click.echo(f"worst proxies: AUC {worst.auc:.4f} ({worst.name}); decisions, {decisions.name}", err=True)

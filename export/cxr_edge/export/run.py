@@ -75,7 +75,8 @@ class Run:
     def novelty(self) -> Novelty:
         """How unlike the training set an image is."""
         with np.load(self.folder / "novelty.npz") as stored:
-            return Novelty(*(stored[name] for name in ("mean", "basis", "kinds", "reach")), float(stored["threshold"]))
+            arrays = {name: stored[name] for name in ("mean", "basis", "kinds", "reach")}
+            return Novelty(**arrays, threshold=float(stored["threshold"]))
 
     def network(self) -> keras.Model:
         """Load the trained network."""
@@ -86,7 +87,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Novelty:
-    """What `cxr_edge.train.novelty` found: mean (K,), basis (K, D), kinds (K, M), reach (M,), float32; the threshold."""
+    """What `cxr_edge.train.novelty` found: mean (K,), basis (K, D), kinds (K, M), reach (M,), float32; threshold."""
 
     mean: npt.NDArray[np.float32]
     basis: npt.NDArray[np.float32]

@@ -23,7 +23,7 @@ def session(model):
 
 
 def keep_signals_alive(network):
-    """Draw weights that neither fade nor explode (He et al. 2015), with biases: zeros would sit on the edge of a ReLU."""
+    """Draw weights that neither fade nor explode (He et al. 2015), and biases: zeros would sit on the edge of a ReLU."""
     random = np.random.default_rng(0)
     for layer in network.layers:
         drawn = []
@@ -69,7 +69,9 @@ def test_the_gradient_is_gradienttapes(arch, weights, size):
     np.testing.assert_allclose(logits, logit.numpy(), atol=1e-4, rtol=1e-4)
     for got, tape_gradient in zip(gradient, expected, strict=True):
         assert got.ravel() @ tape_gradient.ravel() >= 0.9999 * np.linalg.norm(got) * np.linalg.norm(tape_gradient)
-        assert np.abs(got - tape_gradient).max() <= 1e-3 * np.abs(tape_gradient).max()
+        # A unit on the very edge of its ReLU may fall on either side, and moves the pixels that it sees.
+        error = np.abs(got - tape_gradient) / np.abs(tape_gradient).max()
+        assert np.quantile(error, 0.9) <= 1e-4 and error.max() <= 0.05
     one_by_one = np.concatenate([engine.run(["gradient"], {"image": image[np.newaxis]})[0] for image in images])
     np.testing.assert_allclose(one_by_one, gradient, atol=1e-4 * np.abs(gradient).max())
 
@@ -115,6 +117,8 @@ def integers(*numbers):
     return np.array(numbers, np.int64)
 
 
+WINDOW = {"kernel_shape": [3, 3], "strides": [2, 2]}
+# name: nodes, constants, shape of an image, values for each image behind the nodes (as many as before if None)
 CASES = {
     "Add": ([node("Add", "c", "image")], {"c": values(4)}, (3, 4), None),
     "Add twice": ([node("Add", "image", "image")], {}, (3, 4), None),
@@ -125,12 +129,32 @@ CASES = {
     "Cast": ([node("Cast", "image", to=TensorProto.FLOAT)], {}, (3,), None),
     "Identity": ([node("Identity", "image")], {}, (3,), None),
     "Relu": ([node("Relu", "image")], {}, (3, 4), None),
-    "Clip": ([node("Clip", "image", "a", "b")], {"a": np.array(-0.5, np.float32), "b": np.array(0.7, np.float32)}, (3, 4), None),
-    "Conv": ([node("Conv", "image", "c", kernel_shape=[3, 3], strides=[2, 2], pads=[0, 1, 1, 0])], {"c": values(5, 2, 3, 3)}, (2, 8, 7), 5 * 4 * 3),
-    "Conv, dilated": ([node("Conv", "image", "c", kernel_shape=[3, 3], dilations=[2, 2])], {"c": values(5, 2, 3, 3)}, (2, 8, 7), 5 * 4 * 3),
-    "Conv, depthwise": ([node("Conv", "image", "c", group=2, strides=[2, 2])], {"c": values(2, 1, 3, 3)}, (2, 8, 8), 2 * 3 * 3),
-    "MaxPool": ([node("MaxPool", "image", kernel_shape=[3, 3], strides=[2, 2])], {}, (2, 8, 7), 2 * 3 * 3),
-    "MaxPool, padded": ([node("MaxPool", "image", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])], {}, (2, 8, 7), 2 * 4 * 4),
+    "Clip": (
+        [node("Clip", "image", "a", "b")],
+        {"a": np.array(-0.5, np.float32), "b": np.array(0.7, np.float32)},
+        (3, 4),
+        None,
+    ),
+    "Conv": (
+        [node("Conv", "image", "c", **WINDOW, pads=[0, 1, 1, 0])],
+        {"c": values(5, 2, 3, 3)},
+        (2, 8, 7),
+        5 * 4 * 3,
+    ),
+    "Conv, dilated": (
+        [node("Conv", "image", "c", kernel_shape=[3, 3], dilations=[2, 2])],
+        {"c": values(5, 2, 3, 3)},
+        (2, 8, 7),
+        5 * 4 * 3,
+    ),
+    "Conv, depthwise": (
+        [node("Conv", "image", "c", group=2, **WINDOW)],
+        {"c": values(2, 1, 3, 3)},
+        (2, 8, 8),
+        2 * 3 * 3,
+    ),
+    "MaxPool": ([node("MaxPool", "image", **WINDOW)], {}, (2, 8, 7), 2 * 3 * 3),
+    "MaxPool, padded": ([node("MaxPool", "image", **WINDOW, pads=[1, 1, 1, 1])], {}, (2, 8, 7), 2 * 4 * 4),
     "Pad": ([node("Pad", "image", "c")], {"c": integers(0, 0, 1, 2, 0, 0, 3, 0)}, (2, 3, 3), 2 * 7 * 5),
     "GlobalAveragePool": ([node("GlobalAveragePool", "image")], {}, (2, 3, 4), 2),
     "ReduceMean": ([node("ReduceMean", "image", axes=[2, 3], keepdims=0)], {}, (2, 3, 4), 2),
@@ -142,7 +166,7 @@ CASES = {
     "Squeeze": ([node("Squeeze", "image", "c")], {"c": integers(1)}, (1, 4), None),
     "Unsqueeze": ([node("Unsqueeze", "image", "c")], {"c": integers(1)}, (3, 4), None),
     "Transpose": ([node("Transpose", "image", perm=[0, 3, 1, 2])], {}, (2, 3, 4), None),
-}  # fmt: skip
+}
 
 
 def test_every_rule_has_a_case():

@@ -66,7 +66,9 @@ def export(
 
         click.echo("building a TensorRT plan for this machine; this takes minutes", err=True)
         build_plan(Bundle.open(target))
-    rows = [{"file": f.path, "precision": f.precision, "MB": f.bytes / 1e6} for f in Bundle.open(target).manifest.files]
+    rows = [
+        {"file": f.path, "precision": f.precision, "MB": f.bytes / 1e6} for f in Bundle.open(target).manifest.all_files
+    ]
     emit(rows, "table")
     click.echo(f"next: cxr-edge verify {target} --data {calib or 'DATA'}", err=True)
 

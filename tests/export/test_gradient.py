@@ -23,7 +23,7 @@ def session(model):
 
 
 def keep_signals_alive(network):
-    """Draw weights that neither fade nor explode (He et al. 2015), and biases: zeros would sit on the edge of a ReLU."""
+    """Draw weights that neither fade nor explode (He et al. 2015), and biases: zeros sit on the edge of a ReLU."""
     random = np.random.default_rng(0)
     for layer in network.layers:
         drawn = []

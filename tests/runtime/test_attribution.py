@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cxr_edge.runtime import Bundle, BundleError, IntegrityError, UsageError, load
-from cxr_edge.runtime.attribution import IntegratedGradients, attribution_picture
+from cxr_edge.runtime.attribution import Attribution, IntegratedGradients, attribution_picture
 from cxr_edge.runtime.image import read_image
 from cxr_edge.runtime.preprocess import preprocess
 
@@ -30,8 +30,19 @@ def without_gradient(bundle, tmp_path):
 @pytest.mark.parametrize("baseline", ["black", "blur"])
 def test_contributions_sum_to_the_logit(gradients, xray, baseline):
     pixels = preprocess(read_image(xray))
-    errors = [gradients.explain(pixels, steps, baseline).completeness_error for steps in (1, 64)]
-    assert errors[1] <= 0.05 and errors[1] < errors[0]
+    rough, fine = (gradients.explain(pixels, steps, baseline) for steps in (1, 256))
+    assert rough.steps == 1 and not rough.is_complete
+    assert fine.is_complete and fine.sum == pytest.approx(fine.logit - fine.baseline_logit, rel=0.05, abs=0.05)
+
+
+def test_doubled_steps_are_the_trapezoid_rule_of_as_many(gradients, xray, monkeypatch):
+    pixels = preprocess(read_image(xray))
+    monkeypatch.setattr("cxr_edge.runtime.attribution.MAX_COMPLETENESS_ERROR", 0.0)
+    at_once = gradients.explain(pixels, 8)
+    monkeypatch.setattr("cxr_edge.runtime.attribution.STEPS", 2)
+    doubled = gradients.explain(pixels, 9)
+    assert at_once.steps == doubled.steps == 8
+    np.testing.assert_allclose(doubled.values, at_once.values, atol=1e-5 * np.abs(at_once.values).max())
 
 
 def test_logits_are_those_of_the_deciding_files(gradients, bundle, xray):
@@ -52,7 +63,8 @@ def test_black_pixels_contribute_nothing_on_a_black_baseline(gradients, xray):
 def test_red_speaks_for_pneumonia_and_blue_against_it():
     values = np.zeros((224, 224), np.float32)
     values[50:80, 30:60], values[150:180, 150:180] = 1, -1
-    picture = attribution_picture(np.full((448, 448), 120, np.uint8), values, "x").astype(int)[28:-44]
+    attribution = Attribution(values, 0.0, 0.0, 1)
+    picture = attribution_picture(np.full((448, 448), 120, np.uint8), attribution, "x").astype(int)[28:-44]
     scale = picture.shape[0] / 224
     for (row, column), more, less in (((65, 45), 0, 2), ((165, 165), 2, 0)):
         pixel = picture[round(row * scale), round(column * scale)]
@@ -61,14 +73,14 @@ def test_red_speaks_for_pneumonia_and_blue_against_it():
 
 
 def test_explain_by_integrated_gradients_from_the_command_line(cli, bundle, xray, tmp_path):
-    arguments = ["explain", "-m", bundle, xray, "-o", tmp_path, "--method", "ig", "--steps", 32, "--format", "json"]
+    arguments = ["explain", "-m", bundle, xray, "-o", tmp_path, "--method", "ig", "--format", "json"]
     code, out, err = cli(*arguments)
     row = json.loads(out)[0]
     assert code == 0 and err == ""
-    assert row["completeness_error"] < 0.05 and row["attribution"]["steps"] == 32
+    assert row["completeness_error"] < 0.05 and row["attribution"]["steps"] in (32, 64, 128, 256)
     assert cv2.imread(row["picture"]).shape[1] >= 512
-    code, out, err = cli(*arguments[:-3], 1)
-    assert code == 0 and "take more than 1 steps" in err
+    code, out, err = cli(*arguments, "--max-steps", 1)
+    assert code == 0 and "allow more steps" in err
 
 
 def test_a_bundle_without_it_reads_decides_and_says_how_to_make_it(cli, without_gradient, xray, tmp_path):

@@ -20,8 +20,9 @@ from cxr_edge.runtime.image import Gray
 BASELINES = ("black", "blur")
 #: Points of the path that the engine sees at once; bounds memory.
 BATCH = 8
-STEPS = 32
-#: Relative completeness error beyond which the attributions are not to be trusted.
+#: Steps of the path: of the first try, and at most.
+STEPS, MAX_STEPS = 32, 256
+#: Completeness error beyond which the attributions are not to be trusted.
 MAX_COMPLETENESS_ERROR = 0.05
 #: Pixel attributions are noisy; the picture shows them averaged by a Gaussian of this share of the side.
 SMOOTHING = 0.02
@@ -42,7 +43,7 @@ class Attribution:
     logit, baseline_logit
         Of the image and of the baseline.
     steps
-        Points of the path that the gradient was taken at.
+        Of the trapezoid rule along the path.
     """
 
     values: FloatArray
@@ -52,9 +53,19 @@ class Attribution:
 
     @property
     def completeness_error(self) -> float:
-        """Of the sum of the contributions against logit - baseline_logit, relative; 0 with endless steps."""
+        """|sum of the contributions - (logit - baseline_logit)|, relative to the latter (or 1); 0 with steps enough."""
         difference = self.logit - self.baseline_logit
-        return abs(float(self.values.sum(dtype=np.float64)) - difference) / max(abs(difference), 1e-6)
+        return abs(self.sum - difference) / max(abs(difference), 1.0)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there were steps enough."""
+        return self.completeness_error <= MAX_COMPLETENESS_ERROR
+
+    @property
+    def sum(self) -> float:
+        """Of the contributions."""
+        return float(self.values.sum(dtype=np.float64))
 
 
 class IntegratedGradients:
@@ -84,33 +95,46 @@ class IntegratedGradients:
             )
         return cls(bundle.check(bundle.manifest.gradient), threads)
 
-    def explain(self, pixels: Gray, steps: int = STEPS, baseline: str = "black") -> Attribution:
+    def explain(self, pixels: Gray, max_steps: int = MAX_STEPS, baseline: str = "black") -> Attribution:
         r"""Attribute the logit to pixels (Sundararajan, Taly and Yan 2017).
 
-        (x - x') · ∫₀¹ ∂logit/∂x (x' + α (x - x')) dα, the integral by Gauss-Legendre quadrature.
+        (x - x') · ∫₀¹ ∂logit/∂x (x' + α (x - x')) dα, the integral by the trapezoid rule. Its steps are doubled, the
+        points of before reused, until the contributions sum to what they should, or `max_steps` would be exceeded.
 
         Parameters
         ----------
         pixels
             (H, W, 1) uint8: the network's input.
-        steps
-            Points of the path; the cost grows with them, the completeness error falls.
+        max_steps
+            Most steps of the path, ≥ 1; the first try takes `STEPS`, or these if fewer.
         baseline
             One of `BASELINES`. On `black` dark pixels get nothing by definition; on `blur` only details get something.
         """
         image = pixels.astype(np.float32)
         start = _baseline(image, baseline)
-        points, weights = np.polynomial.legendre.leggauss(steps)
-        along = np.concatenate([[0, 1], (points + 1) / 2]).astype(np.float32)  # both ends for their logits
-        weights = np.concatenate([[0, 0], weights / 2])
-        mean, logits = np.zeros(image.shape, np.float64), []
-        for first in range(0, len(along), BATCH):
-            alphas = along[first : first + BATCH, np.newaxis, np.newaxis, np.newaxis]
-            gradient, logit = self._session.run(["gradient", "logit"], {"image": start + alphas * (image - start)})
-            mean += np.tensordot(weights[first : first + BATCH], gradient, 1)
-            logits.extend(logit)
-        values = ((image - start) * mean)[:, :, 0].astype(np.float32)
-        return Attribution(values, float(logits[1]), float(logits[0]), steps)
+        steps = min(STEPS, max_steps)
+        mean, logits = self._along(start, image, np.arange(steps + 1) / steps, ends=0.5)
+        while True:
+            values = ((image - start) * mean)[:, :, 0].astype(np.float32)
+            attribution = Attribution(values, float(logits[-1]), float(logits[0]), steps)
+            if attribution.is_complete or 2 * steps > max_steps:
+                return attribution
+            between, _ = self._along(start, image, (np.arange(steps) + 0.5) / steps)
+            mean, steps = (mean + between) / 2, 2 * steps
+
+    def _along(
+        self, start: FloatArray, end: FloatArray, alphas: npt.NDArray[np.float64], ends: float = 1.0
+    ) -> tuple[npt.NDArray[np.float64], FloatArray]:
+        """Mean gradient at points of the path, the first and the last weighing `ends`, and all logits."""
+        weights = np.ones(len(alphas))
+        weights[[0, -1]] = ends
+        total, logits = np.zeros(start.shape), []
+        for first in range(0, len(alphas), BATCH):
+            share = alphas[first : first + BATCH, np.newaxis, np.newaxis, np.newaxis].astype(np.float32)
+            gradient, logit = self._session.run(["gradient", "logit"], {"image": start + share * (end - start)})
+            total += np.tensordot(weights[first : first + BATCH], gradient, 1)
+            logits.append(logit)
+        return total / weights.sum(), np.concatenate(logits)
 
 
 def _baseline(image: FloatArray, name: str) -> FloatArray:
@@ -121,15 +145,13 @@ def _baseline(image: FloatArray, name: str) -> FloatArray:
     return np.asarray(cv2.GaussianBlur(image, (0, 0), image.shape[1] / 10), np.float32).reshape(image.shape)
 
 
-def attribution_picture(gray: Gray, values: FloatArray, caption: str) -> npt.NDArray[np.uint8]:
+def attribution_picture(gray: Gray, attribution: Attribution, caption: str) -> npt.NDArray[np.uint8]:
     """Draw attributions over their radiograph: red speaks for pneumonia, blue against it.
 
     Parameters
     ----------
     gray
         (H, W) uint8: the radiograph as decoded.
-    values
-        (h, w) float32: contributions of pixels to the logit.
 
     Returns
     -------
@@ -137,10 +159,11 @@ def attribution_picture(gray: Gray, values: FloatArray, caption: str) -> npt.NDA
     """
     radiograph = scaled_radiograph(gray)
     height, width = radiograph.shape
+    values = attribution.values
     smooth = cv2.GaussianBlur(values, (0, 0), SMOOTHING * values.shape[1], borderType=cv2.BORDER_CONSTANT)
     full_scale = max(float(np.quantile(np.abs(smooth), 1 - CLIPPED)), 1e-12)
     signed = np.clip(cv2.resize(smooth / full_scale, (width, height), interpolation=cv2.INTER_LINEAR), -1, 1)
-    return np.vstack([text_band(caption, width), _blend(radiograph, signed), _scale_band(width)])
+    return np.vstack([text_band(caption, width), _blend(radiograph, signed), _scale_band(attribution, width)])
 
 
 def _blend(gray: Gray, signed: FloatArray) -> npt.NDArray[np.uint8]:
@@ -150,11 +173,12 @@ def _blend(gray: Gray, signed: FloatArray) -> npt.NDArray[np.uint8]:
     return np.asarray(opacity * colours + (1 - opacity) * gray[:, :, np.newaxis], np.uint8)
 
 
-def _scale_band(width: int) -> npt.NDArray[np.uint8]:
+def _scale_band(attribution: Attribution, width: int) -> npt.NDArray[np.uint8]:
     band = np.zeros((44, width, 3), np.uint8)
     ramp = np.tile(np.linspace(-1, 1, width - 16, dtype=np.float32), (10, 1))
     band[6:16, 8:-8] = _blend(np.full(ramp.shape, 96, np.uint8), ramp)
     put_text(band, "against pneumonia", 8, 35)
-    put_text(band, "integrated gradients", (width - 156) // 2, 35)
+    logits = f"logit {attribution.logit:.1f}, of the baseline {attribution.baseline_logit:.1f}"
+    put_text(band, logits, (width - 240) // 2, 35)
     put_text(band, "for pneumonia", width - 118, 35)
     return band

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from cxr_edge.runtime.attribution import BASELINES, STEPS
+from cxr_edge.runtime.attribution import BASELINES, MAX_STEPS
 from cxr_edge.runtime.bundle import PRECISIONS, Bundle
 from cxr_edge.runtime.console import Row, emit, output_format
 from cxr_edge.runtime.engines import ENGINES
@@ -74,13 +74,15 @@ def predict(sources: Sequence[str], output: Path | None, format: str, **model: A
 @model_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the pictures.")
 @click.option("--method", type=click.Choice(METHODS), default=METHODS[0], show_default=True)
-@click.option("--steps", type=click.IntRange(1), default=STEPS, show_default=True, help="Of ig: points of the path.")
+@click.option(
+    "--max-steps", type=click.IntRange(1), default=MAX_STEPS, show_default=True, help="Of ig: along the path."
+)
 @click.option(
     "--baseline", type=click.Choice(BASELINES), default=BASELINES[0], show_default=True, help="Of ig: where it starts."
 )
 @output_format("table", "json", "jsonl", "csv")
 def explain(
-    sources: Sequence[str], output: Path, method: str, steps: int, baseline: str, format: str, **model: Any
+    sources: Sequence[str], output: Path, method: str, max_steps: int, baseline: str, format: str, **model: Any
 ) -> None:
     """Draw where a decision comes from, over each radiograph, as PNG.
 
@@ -94,7 +96,7 @@ def explain(
     predictor = load(**model)
     images = [image for source in sources for image in _expand(source)]
     failed: list[str] = []
-    how = partial(predictor.explain, method=method, steps=steps, baseline=baseline)
+    how = partial(predictor.explain, method=method, max_steps=max_steps, baseline=baseline)
     emit(_watched(_explain(how, images, output), len(images), failed), format)
     _exit_for(failed, len(images))
 
@@ -154,7 +156,7 @@ def _explain(explain_one: Callable[[ImageSource], Explanation], images: Sequence
             row["attribution"] = {
                 "steps": attribution.steps,
                 "baseline_logit": attribution.baseline_logit,
-                "sum": float(attribution.values.sum(dtype=float)),
+                "sum": attribution.sum,
             }
         yield row
 

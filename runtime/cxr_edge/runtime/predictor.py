@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.runtime.attribution import (
-    MAX_COMPLETENESS_ERROR,
-    STEPS,
+    MAX_STEPS,
     Attribution,
     IntegratedGradients,
     attribution_picture,
@@ -118,7 +117,7 @@ class Predictor:
         return self._predict(image)[1]
 
     def explain(
-        self, image: ImageSource, method: str = "gradcam", steps: int = STEPS, baseline: str = "black"
+        self, image: ImageSource, method: str = "gradcam", max_steps: int = MAX_STEPS, baseline: str = "black"
     ) -> Explanation:
         """Decide on one radiograph and draw where the decision comes from.
 
@@ -127,7 +126,7 @@ class Predictor:
         method
             `gradcam`, in all files at no cost; `ig`, integrated gradients, sharper and dearer: one pass through
             gradient.onnx for each step, in ONNX Runtime whatever the engine of the decision.
-        steps, baseline
+        max_steps, baseline
             Of integrated gradients, see `IntegratedGradients.explain`.
 
         Raises
@@ -146,15 +145,15 @@ class Predictor:
             return Explanation(
                 prediction, overlay(gray, prediction.heatmap, self.manifest.heatmap, self.manifest.input, caption)
             )
-        attribution = gradients.explain(self._preprocess(gray), steps, baseline)
-        if attribution.completeness_error > MAX_COMPLETENESS_ERROR:
+        attribution = gradients.explain(self._preprocess(gray), max_steps, baseline)
+        if not attribution.is_complete:
             warnings.warn(
-                f"integrated gradients miss {attribution.completeness_error:.0%} of the logit; take more than "
-                f"{steps} steps",
+                f"integrated gradients with {attribution.steps} steps are {attribution.completeness_error:.0%} off the "
+                "change of the logit; allow more steps",
                 CxrEdgeWarning,
                 stacklevel=2,
             )
-        return Explanation(prediction, attribution_picture(gray, attribution.values, caption), attribution)
+        return Explanation(prediction, attribution_picture(gray, attribution, caption), attribution)
 
     @cached_property
     def integrated_gradients(self) -> IntegratedGradients:

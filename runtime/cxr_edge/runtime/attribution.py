@@ -16,8 +16,9 @@ from cxr_edge.runtime.errors import BundleError, UsageError
 from cxr_edge.runtime.gradcam import put_text, scaled_radiograph, text_band
 from cxr_edge.runtime.image import Gray
 
-#: Where the path to the image starts: nothing, or the image without its details.
-BASELINES = ("black", "blur")
+#: Where the path to the image starts: the image without its details, or nothing. From black, brightness takes the
+#: attributions to spine and abdomen; from the blurred image they lie on the contours of heart, diaphragm and vessels.
+BASELINES = ("blur", "black")
 #: Points of the path that the engine sees at once; bounds memory.
 BATCH = 8
 #: Steps of the path: of the first try, and at most.
@@ -25,7 +26,7 @@ STEPS, MAX_STEPS = 32, 256
 #: Completeness error beyond which the attributions are not to be trusted.
 MAX_COMPLETENESS_ERROR = 0.05
 #: Pixel attributions are noisy; the picture shows them averaged by a Gaussian of this share of the side.
-SMOOTHING = 0.02
+SMOOTHING = 0.025
 #: Share of pixels that full colour leaves out at the top.
 CLIPPED = 0.005
 OPACITY = 0.75
@@ -53,9 +54,9 @@ class Attribution:
 
     @property
     def completeness_error(self) -> float:
-        """|sum of the contributions - (logit - baseline_logit)|, relative to the latter (or 1); 0 with steps enough."""
+        """|sum of the contributions - (logit - baseline_logit)|, relative to the latter; 0 with endless steps."""
         difference = self.logit - self.baseline_logit
-        return abs(self.sum - difference) / max(abs(difference), 1.0)
+        return abs(self.sum - difference) / max(abs(difference), 1e-6)
 
     @property
     def is_complete(self) -> bool:
@@ -95,7 +96,7 @@ class IntegratedGradients:
             )
         return cls(bundle.check(bundle.manifest.gradient), threads)
 
-    def explain(self, pixels: Gray, max_steps: int = MAX_STEPS, baseline: str = "black") -> Attribution:
+    def explain(self, pixels: Gray, max_steps: int = MAX_STEPS, baseline: str = BASELINES[0]) -> Attribution:
         r"""Attribute the logit to pixels (Sundararajan, Taly and Yan 2017).
 
         (x - x') · ∫₀¹ ∂logit/∂x (x' + α (x - x')) dα, the integral by the trapezoid rule. Its steps are doubled, the
@@ -108,7 +109,7 @@ class IntegratedGradients:
         max_steps
             Most steps of the path, ≥ 1; the first try takes `STEPS`, or these if fewer.
         baseline
-            One of `BASELINES`. On `black` dark pixels get nothing by definition; on `blur` only details get something.
+            One of `BASELINES`. From `blur` only details get something; from `black` dark pixels get nothing.
         """
         image = pixels.astype(np.float32)
         start = _baseline(image, baseline)

@@ -87,7 +87,7 @@ def explain(
     """Draw where a decision comes from, over each radiograph, as PNG.
 
     gradcam shows which regions speak for pneumonia; ig (integrated gradients) which pixels do, and which speak against
-    it. ig takes about a hundred times as long, and needs a bundle with gradient.onnx and cxr-edge[onnx].
+    it. ig takes hundreds of times as long, and needs a bundle with gradient.onnx and cxr-edge[onnx].
 
     \b
       cxr-edge explain -m bundle xray.jpeg -o pictures

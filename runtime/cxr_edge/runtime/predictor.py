@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.runtime.attribution import (
+    BASELINES,
     MAX_STEPS,
     Attribution,
     IntegratedGradients,
@@ -117,7 +118,7 @@ class Predictor:
         return self._predict(image)[1]
 
     def explain(
-        self, image: ImageSource, method: str = "gradcam", max_steps: int = MAX_STEPS, baseline: str = "black"
+        self, image: ImageSource, method: str = "gradcam", max_steps: int = MAX_STEPS, baseline: str = BASELINES[0]
     ) -> Explanation:
         """Decide on one radiograph and draw where the decision comes from.
 

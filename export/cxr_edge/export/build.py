@@ -22,6 +22,8 @@ from cxr_edge.runtime.errors import DataError, UsageError
 
 #: Packages whose release shapes the files.
 TOOLS = ("tensorflow", "keras", "tf2onnx", "onnx", "onnxslim", "onnxconverter-common")
+#: Explains by integrated gradients and decides nothing.
+GRADIENT = "gradient.onnx"
 #: File -> (format, precision): all that can be written without a GPU.
 FILES = {
     "model.onnx": ("onnx", "fp32"),
@@ -29,6 +31,7 @@ FILES = {
     "model.fp32.tflite": ("tflite", "fp32"),
     "model.fp16.tflite": ("tflite", "fp16"),
     "model.int8.tflite": ("tflite", "int8"),
+    GRADIENT: ("onnx", "fp32"),
 }
 #: Files for other clients than this project's runtime, written when named: another input, other outputs.
 #: fp32: without the output `logit` the converter folds the temperature into weights, which fp16 would round.
@@ -79,8 +82,13 @@ def build_bundle(
         writer.write(format, precision, partial / name)
         engine = ENGINE_OF_SUFFIX[Path(name).suffix]
         files.append(ModelFile(name, engine, precision, sha256(partial / name), (partial / name).stat().st_size))
-    decide = tuple(file for file in files if file.path in FILES)
-    manifest = replace(facts, files=decide, companions=tuple(file for file in files if file.path in COMPANIONS))
+    decide = tuple(file for file in files if file.path in FILES and file.path != GRADIENT)
+    manifest = replace(
+        facts,
+        files=decide,
+        companions=tuple(file for file in files if file.path in COMPANIONS),
+        gradient=next((file for file in files if file.path == GRADIENT), None),
+    )
     if runnable := [file for file in decide if file.engine == "litert"]:
         write_golden(partial, runnable, facts.input)
     (partial / MANIFEST).write_text(manifest.to_json())
@@ -106,16 +114,22 @@ class _Writer:
         if path.name in COMPANIONS:
             self._write_mediapipe(path, itself)
             return
-        facts = json.dumps(asdict(replace(self._facts, files=(itself,))))
+        of_itself = {"gradient": itself} if path.name == GRADIENT else {"files": (itself,)}
+        facts = json.dumps(asdict(replace(self._facts, **of_itself)))
         (self._write_onnx if format == "onnx" else self._write_tflite)(precision, path, facts)
 
     def _write_onnx(self, precision: str, path: Path, facts: str) -> None:
-        from cxr_edge.export import onnx
+        from cxr_edge.export import gradient, onnx
         from cxr_edge.export.graph import deployment_model
 
         if self._onnx is None:
             self._onnx = onnx.onnx_from_keras(deployment_model(self._network, self._run.temperature, self._run.novelty))
-        onnx.write_onnx(onnx.to_fp16(self._onnx) if precision == "fp16" else self._onnx, path, facts)
+        model = self._onnx
+        if path.name == GRADIENT:
+            model = gradient.gradient_model(model)
+        elif precision == "fp16":
+            model = onnx.to_fp16(model)
+        onnx.write_onnx(model, path, facts)
 
     def _write_tflite(self, precision: str, path: Path, facts: str) -> None:
         from cxr_edge.export import tflite
@@ -182,9 +196,7 @@ def model_card(manifest: Manifest) -> str:
     training = manifest.training
     metrics = "\n".join(f"| {name} | {value:.4f} |" for name, value in training["metrics"]["validation"].items())
     points = "\n".join(f"- `{p.name}`: p ≥ {p.threshold:.4f}, {p.chosen}" for p in manifest.operating_points)
-    files = "\n".join(
-        f"| {f.path} | {f.precision} | {f.bytes / 1e6:.2f} MB |" for f in (*manifest.files, *manifest.companions)
-    )
+    files = "\n".join(f"| {f.path} | {f.precision} | {f.bytes / 1e6:.2f} MB |" for f in manifest.all_files)
     return f"""# {manifest.name}: pneumonia on chest radiographs
 
 Research tool, **not a medical device**. It decides whether a frontal chest radiograph resembles those labelled

@@ -87,8 +87,7 @@ def export(
         _build_plan(
             Bundle.open(target), calib, calib_images, PlanOptions(max_batch, version_compatible, hardware_compatible)
         )
-    manifest = Bundle.open(target).manifest
-    written = (*manifest.files, *manifest.companions)
+    written = Bundle.open(target).manifest.all_files
     rows = [{"file": f.path, "precision": f.precision, "MB": f.bytes / 1e6} for f in written]
     emit(rows, "table")
     click.echo(f"next: cxr-edge verify {target} --data {calib or 'DATA'}", err=True)

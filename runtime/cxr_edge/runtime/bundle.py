@@ -80,6 +80,7 @@ class Manifest:
 
     `training` and `calibration` are provenance (data fingerprint, split, seed, versions): carried, not interpreted.
     `companions` are files with other inputs or outputs than `files`, for others to run: nothing here decides with them.
+    `files` decide; `gradient` (d logit / d image) only explains, and is left out of old or small bundles.
     The first operating point is the default. An image of more novelty than the threshold is not in distribution.
     """
 
@@ -95,6 +96,7 @@ class Manifest:
     calibration: Mapping[str, Any] = field(default_factory=dict)
     files: tuple[ModelFile, ...] = ()
     companions: tuple[ModelFile, ...] = ()
+    gradient: ModelFile | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
@@ -127,14 +129,21 @@ class Manifest:
         data["operating_points"] = tuple(_build(OperatingPoint, p, f"{name}: operating_points") for p in points)
         for key in ("files", "companions"):
             data[key] = tuple(_build(ModelFile, f, f"{name}: {key}") for f in data.get(key) or [])
+        if data.get("gradient") is not None:
+            data["gradient"] = _build(ModelFile, data["gradient"], f"{name}: gradient")
         data["classes"] = tuple(data.get("classes", ()))
         manifest = _build(cls, data, name)
         if not manifest.operating_points:
             raise BundleError(f"{name}: no operating point; export again")
-        for file in (*manifest.files, *manifest.companions):
+        for file in manifest.all_files:
             if Path(file.path).name != file.path:
                 raise BundleError(f"{name}: file path {file.path!r} leaves the bundle")
         return manifest
+
+    @property
+    def all_files(self) -> tuple[ModelFile, ...]:
+        """Every file that the manifest vouches for, those that decide nothing here too."""
+        return (*self.files, *([self.gradient] if self.gradient else []), *self.companions)
 
     def operating_point(self, name: str | None = None) -> OperatingPoint:
         """The operating point of that name; the default one without a name."""
@@ -242,6 +251,8 @@ def _lone_manifest(path: Path) -> Manifest:
     manifest = Manifest.from_json(facts, str(path))
     if manifest.companions:
         raise BundleError(f"{path}: is made for other clients, not for cxr-edge; name its bundle or another file of it")
+    if manifest.gradient:
+        raise BundleError(f"{path}: holds a gradient and decides nothing; open the bundle that it belongs to")
     if len(manifest.files) != 1:
         raise BundleError(f"{path}: its embedded manifest names {len(manifest.files)} files instead of itself")
     # A file cannot hold its own hash: the embedded entry says engine and precision, the rest is measured.

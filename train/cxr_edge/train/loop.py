@@ -43,13 +43,12 @@ def phases(config: TrainConfig) -> tuple[Phase, ...]:
 
 def fit(
     network: keras.Model, training: Part, validation: Part, config: TrainConfig, replicas: Replicas,
-    state: TrainingState, folder: Path, trackers: list[keras.callbacks.Callback],
+    state: TrainingState, checkpoint: Path, trackers: list[keras.callbacks.Callback],
 ) -> None:  # fmt: skip
     """Fit in place, from the epoch that `state` has reached, and leave the network with its best weights.
 
-    Best by validation loss; they are kept in `folder`. A worker that is not the chief keeps its last ones.
+    Best by validation loss; they are kept in `checkpoint`.
     """
-    checkpoint = folder / "best.weights.h5"
     with replicas.scope():
         augment = augmentation(config.seed)
     trainer = fitted_model(network, augment, config, replicas)
@@ -59,7 +58,7 @@ def fit(
         end = begin + phase.epochs
         if state.epochs <= end and not state.stopped:
             swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
-            choosing = [] if phase.head_only else choose_epoch(checkpoint, replicas.is_chief)
+            choosing = [] if phase.head_only else choose_epoch(checkpoint)
             shown = [KeepFreedMemory(), StopOnNaN(), swap, EpochProgress(phase.name)]
             callbacks = [*shown, *choosing, *trackers, state.follow(begin, batches, swap, *choosing)]
             set_trainable(network, head_only=phase.head_only, norms=config.weights == "none")
@@ -71,9 +70,8 @@ def fit(
                     shuffle=False,  # the batches do, by seed and epoch; Keras would by a state that nobody saves
                 )  # fmt: skip
         begin = end
-    if replicas.is_chief:
-        with replicas.scope():
-            trainer.load_weights(checkpoint)
+    if checkpoint.exists():  # in a worker beside the chief there is none if the best epoch was before an interruption
+        trainer.load_weights(checkpoint)
 
 
 def batches_of(
@@ -107,11 +105,10 @@ def compile_model(trainer: keras.Model, phase: Phase, config: TrainConfig, preci
     trainer.optimizer.build(trainer.trainable_variables)  # now: a resumed run assigns to its variables
 
 
-def choose_epoch(checkpoint: Path, is_chief: bool) -> list[keras.callbacks.Callback]:
+def choose_epoch(checkpoint: Path) -> list[keras.callbacks.Callback]:
     """Keep the best epoch, lower the learning rate when none is better, and stop when none was for long."""
-    keep = keras.callbacks.ModelCheckpoint(checkpoint, monitor="val_loss", save_best_only=True, save_weights_only=True)
     return [
-        *([keep] if is_chief else []),
+        keras.callbacks.ModelCheckpoint(checkpoint, monitor="val_loss", save_best_only=True, save_weights_only=True),
         keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.3, patience=1, min_lr=1e-6),
         keras.callbacks.EarlyStopping(monitor="val_loss", patience=4),
     ]

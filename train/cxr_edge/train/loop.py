@@ -60,7 +60,7 @@ def fit(
             swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
             choosing = [] if phase.head_only else choose_epoch(checkpoint)
             shown = [KeepFreedMemory(), StopOnNaN(), swap, EpochProgress(phase.name)]
-            callbacks = [*shown, *choosing, *trackers, state.follow(begin, batches, swap, *choosing)]
+            callbacks = [*shown, *choosing, *trackers, state.follow(begin, batches, held_out, swap, *choosing)]
             set_trainable(network, head_only=phase.head_only, norms=config.weights == "none")
             with replicas.scope():
                 compile_model(trainer, phase, config, network.dtype_policy.name)

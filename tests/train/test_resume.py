@@ -5,12 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from cxr_edge.runtime import UsageError
-from cxr_edge.train.fit import TrainConfig, train
+from cxr_edge.runtime.errors import CxrEdgeWarning
+from cxr_edge.train.distribute import Replicas
+from cxr_edge.train.fit import Part, TrainConfig, train
+from cxr_edge.train.loop import fit
+from cxr_edge.train.resume import STATE, TrainingState, prepare
 
 CONFIG = TrainConfig("cnn", "none", size=64, epochs=2, batch_size=8, learning_rate=3e-3, val_fraction=0.2)
 COMMAND = ["--arch", "cnn", "--weights", "none", "--size", "64", "--epochs", "2", "--batch-size", "8"]
@@ -63,8 +68,6 @@ def test_the_same_command_gives_the_same_network_again(whole, phantoms, tmp_path
 
 
 def test_a_killed_run_is_resumed_only_as_it_was_begun(killed, phantoms, tmp_path):
-    from dataclasses import replace
-
     for changed in (replace(CONFIG, learning_rate=1e-3), replace(CONFIG, loss="focal")):
         with pytest.raises(UsageError, match=r"was begun with (learning_rate 0\.003|loss 'bce') instead of"):
             train(phantoms, killed, changed, resume=True)
@@ -79,10 +82,36 @@ def test_a_killed_run_resumed_ends_like_one_that_was_not(killed, whole, phantoms
     assert not killed.with_name("run.partial").exists()
 
 
-def test_an_interrupted_run_that_is_begun_anew_says_how_to_resume(phantoms, tmp_path):
-    from cxr_edge.runtime.errors import CxrEdgeWarning
-    from cxr_edge.train.resume import STATE, prepare
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_run_of_two_phases_resumes_between_and_within_them(epoch, tmp_path):
+    """Head, then fine-tuning; interrupted where an epoch begins."""
+    import keras
 
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 64, 64, 1), dtype=np.uint8)
+    part = Part([], pixels, np.arange(24) % 2)
+    config = TrainConfig("cnn", "pretrained", size=64, epochs=2, batch_size=8, learning_rate=1e-3)
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_epoch_begin(self, at, logs=None):
+            if at == epoch:
+                raise KeyboardInterrupt
+
+    def go(folder, resume=False, *trackers):
+        folder.mkdir(exist_ok=True)
+        keras.utils.set_random_seed(0)
+        network, state = config.build(), TrainingState(folder, {}, resume)
+        fit(network, part, part, config, Replicas(), state, folder / "best.weights.h5", list(trackers))
+        return network, state
+
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "resumed", False, Interrupt())
+    (whole, expected), (resumed, state) = go(tmp_path / "whole"), go(tmp_path / "resumed", True)
+    assert state.history == expected.history and state.epochs == 3
+    for a, b in zip(whole.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_interrupted_run_that_is_begun_anew_says_how_to_resume(phantoms, tmp_path):
     folder = tmp_path / "run.partial" / "training"
     with pytest.warns(CxrEdgeWarning, match="nothing to resume"):
         prepare(tmp_path / "run.partial", folder, {"seed": 0}, resume=True)

@@ -215,7 +215,8 @@ class RandomBands(layers.Layer):
             return images
         count, height, width, _ = ops.shape(images)
         mean = ops.mean(images, axis=(1, 2), keepdims=True)
-        cells = ops.average_pool(images, (height // 8, width // 8), padding="valid")
+        cell = (height // 8, width // 8)
+        cells = ops.average_pool(images, cell, strides=cell, padding="valid")  # Keras' default strides fail on JAX
         shading = ops.image.resize(cells, (height, width), interpolation="bilinear")
         smooth = ops.average_pool(images, 3, strides=1, padding="same")
         bands = (shading - mean, smooth - shading, images - smooth)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -118,11 +119,12 @@ def train(
         prepare(partial, unfinished, identity, resume)
     state = TrainingState(unfinished, identity, resume, replicas.is_chief)
     if not replicas.is_chief:
-        fit(network, training, validation, config, replicas, state, unfinished, [])
+        with TemporaryDirectory() as own:  # saving takes all workers together
+            fit(network, training, validation, config, replicas, state, Path(own) / "best.weights.h5", [])
         return {}
     try:
         with (tracking or Tracking()).watch(run, unfinished, identity) as trackers:
-            fit(network, training, validation, config, replicas, state, unfinished, trackers)
+            fit(network, training, validation, config, replicas, state, unfinished / "best.weights.h5", trackers)
             plain = config.build()  # in single precision, on one device
             plain.set_weights(network.get_weights())
             facts |= {"history": state.history, "seconds": round(state.seconds, 1)}

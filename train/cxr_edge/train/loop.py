@@ -48,13 +48,12 @@ def phases(config: TrainConfig) -> tuple[Phase, ...]:
 
 def fit(
     network: keras.Model, training: Part, validation: Part, config: TrainConfig, replicas: Replicas,
-    state: TrainingState, folder: Path, trackers: list[keras.callbacks.Callback],
+    state: TrainingState, checkpoint: Path, trackers: list[keras.callbacks.Callback],
 ) -> None:  # fmt: skip
     """Fit in place, from the epoch that `state` has reached, and leave the network with its best weights.
 
-    Best by validation loss; they are kept in `folder`. A worker that is not the chief keeps its last ones.
+    Best by validation loss; they are kept in `checkpoint`.
     """
-    checkpoint = folder / "best.weights.h5"
     with replicas.scope():
         augment = augmentation(config.seed)
     trainer = fitted_model(network, augment, config, replicas)
@@ -64,9 +63,9 @@ def fit(
         end = begin + phase.epochs
         if state.epochs <= end and not state.stopped:
             swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
-            choosing = [] if phase.head_only else choose_epoch(checkpoint, config.schedule, replicas.is_chief)
+            choosing = [] if phase.head_only else choose_epoch(checkpoint, config.schedule)
             shown = [KeepFreedMemory(), StopOnNaN(), swap, EpochProgress(phase.name)]
-            callbacks = [*shown, *choosing, *trackers, state.follow(begin, batches, swap, *choosing)]
+            callbacks = [*shown, *choosing, *trackers, state.follow(begin, batches, held_out, swap, *choosing)]
             set_trainable(network, head_only=phase.head_only, norms=config.weights == "none")
             with replicas.scope():
                 compile_model(trainer, phase, len(batches), config, network.dtype_policy.name)
@@ -76,9 +75,8 @@ def fit(
                     shuffle=False,  # the batches do, by seed and epoch; Keras would by a state that nobody saves
                 )  # fmt: skip
         begin = end
-    if replicas.is_chief:
-        with replicas.scope():
-            trainer.load_weights(checkpoint)
+    if checkpoint.exists():  # in a worker beside the chief there is none if the best epoch was before an interruption
+        trainer.load_weights(checkpoint)
 
 
 def batches_of(
@@ -124,12 +122,11 @@ def cosine(rate: float, steps: int) -> keras.optimizers.schedules.LearningRateSc
     )
 
 
-def choose_epoch(checkpoint: Path, schedule: str, is_chief: bool) -> list[keras.callbacks.Callback]:
+def choose_epoch(checkpoint: Path, schedule: str) -> list[keras.callbacks.Callback]:
     """Keep the best epoch and stop when none was better for long; where asked, lower the learning rate before that."""
-    keep = keras.callbacks.ModelCheckpoint(checkpoint, monitor="val_loss", save_best_only=True, save_weights_only=True)
     lower = keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.3, patience=1, min_lr=1e-6)
     return [
-        *([keep] if is_chief else []),
+        keras.callbacks.ModelCheckpoint(checkpoint, monitor="val_loss", save_best_only=True, save_weights_only=True),
         *([lower] if schedule == "plateau" else []),
         keras.callbacks.EarlyStopping(monitor="val_loss", patience=4),
     ]

@@ -14,21 +14,34 @@ from typing import Any
 
 import numpy as np
 
+from cxr_edge.export import quantize
 from cxr_edge.export.run import Run
 from cxr_edge.runtime.bundle import ENGINE_OF_SUFFIX, MANIFEST, InputContract, Manifest, ModelFile, sha256
 from cxr_edge.runtime.dataset import CLASSES, LabelledImage, fingerprint, read_dataset, read_pixels
 from cxr_edge.runtime.errors import DataError, UsageError
 
 #: Packages whose release shapes the files.
-TOOLS = ("tensorflow", "keras", "tf2onnx", "onnx", "onnxslim", "onnxconverter-common")
+TOOLS = (
+    "tensorflow",
+    "keras",
+    "tf2onnx",
+    "onnx",
+    "onnxruntime",
+    "onnxslim",
+    "onnxconverter-common",
+    "ai-edge-quantizer",
+)
 #: File -> (format, precision): all that can be written without a GPU.
 FILES = {
     "model.onnx": ("onnx", "fp32"),
     "model.fp16.onnx": ("onnx", "fp16"),
     "model.fp32.tflite": ("tflite", "fp32"),
     "model.fp16.tflite": ("tflite", "fp16"),
+    "model.int8.onnx": ("onnx", "int8"),
     "model.int8.tflite": ("tflite", "int8"),
 }
+#: Written only when asked for by name.
+OPTIONAL = {"model.int8.symmetric.onnx": ("onnx", "int8")}
 
 
 def build_bundle(
@@ -46,7 +59,7 @@ def build_bundle(
     calib
         Data set that the int8 ranges are set on; images of patients that the run held out are left out.
     names
-        Which of `FILES` to write.
+        Which of `FILES` and `OPTIONAL` to write.
     step
         Told the name of each file before it is made.
 
@@ -58,8 +71,9 @@ def build_bundle(
     run = Run.open(run_folder)
     if bundle.exists() and not (bundle / MANIFEST).is_file() and (not bundle.is_dir() or any(bundle.iterdir())):
         raise UsageError(f"{bundle}: exists and is not a bundle; choose another folder for -o")
+    known = FILES | OPTIONAL
     calibration = (
-        _calibration_images(run, calib, calib_images) if any(FILES[name][1] == "int8" for name in names) else []
+        _calibration_images(run, calib, calib_images) if any(known[name][1] == "int8" for name in names) else []
     )
     facts = _facts(run, bundle, calibration)
 
@@ -70,7 +84,7 @@ def build_bundle(
     writer = _Writer(run, facts, calibration)
     for name in names:
         step(name)
-        format, precision = FILES[name]
+        format, precision = known[name]
         writer.write(format, precision, partial / name)
         engine = ENGINE_OF_SUFFIX[Path(name).suffix]
         files.append(ModelFile(name, engine, precision, sha256(partial / name), (partial / name).stat().st_size))
@@ -83,14 +97,16 @@ def build_bundle(
 
 
 class _Writer:
-    """Makes the files of one run; converts to ONNX once for both its precisions."""
+    """Makes the files of one run; does once what several files need."""
 
     def __init__(self, run: Run, facts: Manifest, calibration: Sequence[LabelledImage]) -> None:
         self._run = run
         self._facts = facts
         self._network = run.network()
         self._pixels = read_pixels(calibration, facts.input.height, facts.input.width)
+        self._every = -(-len(self._pixels) // quantize.IMAGES) or 1
         self._onnx: Any = None
+        self._rounded: dict[int, Any] = {}
 
     def write(self, format: str, precision: str, path: Path) -> None:
         engine = ENGINE_OF_SUFFIX[path.suffix]
@@ -100,19 +116,36 @@ class _Writer:
 
     def _write_onnx(self, precision: str, path: Path, facts: str) -> None:
         from cxr_edge.export import onnx
-        from cxr_edge.export.graph import deployment_model
 
-        if self._onnx is None:
-            self._onnx = onnx.onnx_from_keras(deployment_model(self._network, self._run.temperature, self._run.novelty))
-        onnx.write_onnx(onnx.to_fp16(self._onnx) if precision == "fp16" else self._onnx, path, facts)
+        if precision == "int8":
+            symmetric = path.name in OPTIONAL
+            rounded = onnx.onnx_from_keras(self._deployed(127 if symmetric else onnx.REDUCED))
+            model = onnx.to_int8(rounded, self._pixels, quantize.finest_integer_map(self._network), symmetric)
+        else:
+            self._onnx = self._onnx or onnx.onnx_from_keras(self._deployed())
+            model = onnx.to_fp16(self._onnx) if precision == "fp16" else self._onnx
+        onnx.write_onnx(model, path, facts)
 
     def _write_tflite(self, precision: str, path: Path, facts: str) -> None:
         from cxr_edge.export import tflite
+
+        if precision == "int8":
+            exact = tflite.tflite_from_keras(self._deployed(127))
+            flatbuffer = tflite.to_int8(exact, self._pixels, quantize.float_layers(self._network))
+        else:
+            flatbuffer = tflite.tflite_from_keras(self._deployed(), precision)
+        tflite.write_tflite(flatbuffer, path, facts, CLASSES)
+
+    def _deployed(self, steps: int | None = None) -> Any:
+        """The deployment graph, its weights rounded to so many steps each way."""
         from cxr_edge.export.graph import deployment_model
 
-        dtype = "float32" if precision == "int8" else "uint8"
-        model = deployment_model(self._network, self._run.temperature, self._run.novelty, dtype)
-        tflite.write_tflite(tflite.tflite_from_keras(model, precision, self._pixels), path, facts, CLASSES)
+        network = self._network
+        if steps is not None:
+            if steps not in self._rounded:
+                self._rounded[steps] = quantize.round_weights(network, self._pixels[:: self._every], steps)
+            network = self._rounded[steps]
+        return deployment_model(network, self._run.temperature, self._run.novelty)
 
 
 def _calibration_images(run: Run, calib: Path | None, count: int) -> list[LabelledImage]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cxr_edge.export.build import FILES
+from cxr_edge.export.build import FILES, OPTIONAL
 from cxr_edge.runtime.bundle import MANIFEST, PRECISIONS, Bundle
 from cxr_edge.runtime.console import emit, output_format
 from cxr_edge.runtime.errors import EXIT_CHECK_FAILED, UsageError
@@ -28,7 +28,11 @@ FORMATS = ("onnx", "tflite", "tensorrt")
     "--precision", "precisions", type=click.Choice(PRECISIONS), multiple=True, default=PRECISIONS, show_default=True
 )
 @click.option(
-    "--file", "names", type=click.Choice(FILES), multiple=True, help="Write just this; instead of the two above."
+    "--file",
+    "names",
+    type=click.Choice(FILES | OPTIONAL),
+    multiple=True,
+    help="Write just this; instead of the two above.",
 )
 def export(
     run: Path,
@@ -73,7 +77,7 @@ def export(
 
 def _export_files(run: Path, bundle: Path, calib: Path | None, names: Sequence[str], calib_images: int) -> None:
     if not names:
-        raise UsageError("no file has that format and precision; int8 is a TFLite file")
+        raise UsageError("no file has that format and precision")
     import_keras_quietly()
     from rich.console import Console
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from cxr_edge.export import quantize
 from cxr_edge.export.golden import write_golden
 from cxr_edge.export.run import Run
 from cxr_edge.runtime.bundle import ENGINE_OF_SUFFIX, MANIFEST, InputContract, Manifest, ModelFile, sha256
@@ -21,7 +22,16 @@ from cxr_edge.runtime.dataset import CLASSES, LabelledImage, fingerprint, read_d
 from cxr_edge.runtime.errors import DataError, UsageError
 
 #: Packages whose release shapes the files.
-TOOLS = ("tensorflow", "keras", "tf2onnx", "onnx", "onnxslim", "onnxconverter-common")
+TOOLS = (
+    "tensorflow",
+    "keras",
+    "tf2onnx",
+    "onnx",
+    "onnxruntime",
+    "onnxslim",
+    "onnxconverter-common",
+    "ai-edge-quantizer",
+)
 #: Explains by integrated gradients and decides nothing.
 GRADIENT = "gradient.onnx"
 #: File -> (format, precision): all that can be written without a GPU.
@@ -30,12 +40,18 @@ FILES = {
     "model.fp16.onnx": ("onnx", "fp16"),
     "model.fp32.tflite": ("tflite", "fp32"),
     "model.fp16.tflite": ("tflite", "fp16"),
+    "model.int8.onnx": ("onnx", "int8"),
     "model.int8.tflite": ("tflite", "int8"),
     GRADIENT: ("onnx", "fp32"),
 }
-#: Files for other clients than this project's runtime, written when named: another input, other outputs.
-#: fp32: without the output `logit` the converter folds the temperature into weights, which fp16 would round.
-COMPANIONS = {"model.mediapipe.tflite": ("tflite", "fp32")}
+#: Of int8 that TensorRT can take: every range symmetric.
+SYMMETRIC = "model.int8.symmetric.onnx"
+#: Files for other clients than this project's runtime, written when named.
+COMPANIONS = {
+    # fp32: without the output `logit` the converter folds the temperature into weights, which fp16 would round.
+    "model.mediapipe.tflite": ("tflite", "fp32"),
+    SYMMETRIC: ("onnx", "int8"),
+}
 
 
 def build_bundle(
@@ -99,19 +115,21 @@ def build_bundle(
 
 
 class _Writer:
-    """Makes the files of one run; converts to ONNX once for both its precisions."""
+    """Makes the files of one run; does once what several files need."""
 
     def __init__(self, run: Run, facts: Manifest, calibration: Sequence[LabelledImage]) -> None:
         self._run = run
         self._facts = facts
         self._network = run.network()
         self._pixels = read_pixels(calibration, facts.input.height, facts.input.width)
+        self._every = -(-len(self._pixels) // quantize.IMAGES) or 1
         self._onnx: Any = None
+        self._rounded: dict[int, Any] = {}
 
     def write(self, format: str, precision: str, path: Path) -> None:
         engine = ENGINE_OF_SUFFIX[path.suffix]
         itself = ModelFile(path.name, engine, precision, "", 0)  # a file cannot hold its own hash
-        if path.name in COMPANIONS:
+        if engine == "litert" and path.name in COMPANIONS:
             self._write_mediapipe(path, itself)
             return
         of_itself = {"gradient": itself} if path.name == GRADIENT else {"files": (itself,)}
@@ -120,24 +138,40 @@ class _Writer:
 
     def _write_onnx(self, precision: str, path: Path, facts: str) -> None:
         from cxr_edge.export import gradient, onnx
-        from cxr_edge.export.graph import deployment_model
 
-        if self._onnx is None:
-            self._onnx = onnx.onnx_from_keras(deployment_model(self._network, self._run.temperature, self._run.novelty))
-        model = self._onnx
-        if path.name == GRADIENT:
-            model = gradient.gradient_model(model)
-        elif precision == "fp16":
-            model = onnx.to_fp16(model)
+        if precision == "int8":
+            symmetric = path.name == SYMMETRIC
+            rounded = onnx.onnx_from_keras(self._deployed(127 if symmetric else onnx.REDUCED))
+            model = onnx.to_int8(rounded, self._pixels, quantize.finest_integer_map(self._network), symmetric)
+        else:
+            self._onnx = self._onnx or onnx.onnx_from_keras(self._deployed())
+            model = self._onnx
+            if path.name == GRADIENT:
+                model = gradient.gradient_model(model)
+            elif precision == "fp16":
+                model = onnx.to_fp16(model)
         onnx.write_onnx(model, path, facts)
 
     def _write_tflite(self, precision: str, path: Path, facts: str) -> None:
         from cxr_edge.export import tflite
+
+        if precision == "int8":
+            exact = tflite.tflite_from_keras(self._deployed(127))
+            flatbuffer = tflite.to_int8(exact, self._pixels, quantize.float_layers(self._network))
+        else:
+            flatbuffer = tflite.tflite_from_keras(self._deployed(), precision)
+        tflite.write_tflite(flatbuffer, path, facts, CLASSES)
+
+    def _deployed(self, steps: int | None = None) -> Any:
+        """The deployment graph, its weights rounded to so many steps each way."""
         from cxr_edge.export.graph import deployment_model
 
-        dtype = "float32" if precision == "int8" else "uint8"
-        model = deployment_model(self._network, self._run.temperature, self._run.novelty, dtype)
-        tflite.write_tflite(tflite.tflite_from_keras(model, precision, self._pixels), path, facts, CLASSES)
+        network = self._network
+        if steps is not None:
+            if steps not in self._rounded:
+                self._rounded[steps] = quantize.round_weights(network, self._pixels[:: self._every], steps)
+            network = self._rounded[steps]
+        return deployment_model(network, self._run.temperature, self._run.novelty)
 
     def _write_mediapipe(self, path: Path, itself: ModelFile) -> None:
         from cxr_edge.export import tflite

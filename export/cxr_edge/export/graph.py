@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from cxr_edge.export.run import Novelty
 
+#: The smallest normal number in half precision: what is greater counts as active.
+SMALLEST = 2.0**-14
+
 
 def deployment_model(
     network: keras.Model, temperature: float, novelty: Novelty, input_dtype: str = "uint8"
@@ -29,7 +32,8 @@ def deployment_model(
 
     The mean and W1 are linear and commute: U = A W1 (H×W×128) gives hidden = ReLU(mean_ij(U_ij) + b1) *and*
     map = ReLU(U · (w2 ⊙ 1[hidden > 0])) / (H·W). W1 serves both as one 1×1 convolution; as two matrices it would stand
-    in the file twice, once transposed. The mask is sign(hidden): a Cast of a comparison breaks the fp16 conversion.
+    in the file twice, once transposed. The mask is min(hidden, tiny) / tiny: a Cast of a comparison breaks the fp16
+    conversion, and XNNPACK takes no Sign.
 
     Parameters
     ----------
@@ -41,7 +45,7 @@ def deployment_model(
         Of the training set's pooled features; the output `novelty` is the length of what their main directions miss,
         and of how far an image reaches towards known kinds of outliers.
     input_dtype
-        `uint8`; `float32` for the integer TFLite converter, which sets the type of its input by itself.
+        `uint8`; `float32` where another graph stands before this one.
 
     Raises
     ------
@@ -57,7 +61,7 @@ def deployment_model(
     except ValueError as error:
         raise BundleError(f"{network.name}: not a network of cxr-edge train ({error})") from error
     weights, bias = hidden_layer.get_weights()
-    backbone = keras.Model(network.inputs[0], features)
+    backbone = keras.Model(network.inputs[0], features, name="backbone")
     cells = features.shape[1] * features.shape[2]
 
     image = keras.Input(network.input_shape[1:], dtype=input_dtype, name="image")
@@ -67,10 +71,11 @@ def deployment_model(
     projection = keras.layers.Conv2D(weights.shape[1], 1, use_bias=False, name="hidden_per_cell")
     per_cell = projection(feature_map)
     projection.set_weights([weights[None, None]])
-    hidden = ops.relu(ops.mean(per_cell, axis=(1, 2)) + bias)
-    logit = ops.squeeze(logit_layer(hidden), axis=1)
-    per_hidden = ops.sign(hidden) * ops.squeeze(logit_layer.kernel, axis=1) / cells
-    heatmap = ops.relu(ops.sum(per_cell * per_hidden[:, None, None, :], axis=-1))
+    hidden = ops.relu(ops.mean(per_cell, axis=(1, 2), keepdims=True) + bias)
+    logit = ops.squeeze(logit_layer(ops.squeeze(hidden, axis=(1, 2))), axis=1)
+    active = ops.minimum(hidden, SMALLEST) / SMALLEST
+    per_hidden = active * (ops.squeeze(logit_layer.kernel, axis=1) / cells)
+    heatmap = ops.relu(ops.sum(per_cell * per_hidden, axis=-1))
     centred = ops.mean(feature_map, axis=(1, 2)) - novelty.mean
     # The basis twice, once transposed: 0.16 MB. |c|² − |cB|² would need it once, and lose its digits in half precision.
     missed = centred - ops.matmul(ops.matmul(centred, novelty.basis), np.ascontiguousarray(novelty.basis.T))

@@ -1,12 +1,12 @@
-"""Deployment graph -> TFLite fp32, fp16 and full int8."""
+"""Deployment graph -> TFLite fp32, fp16 and int8, of built-in operators that the XNNPACK delegate takes to the last."""
 
 from __future__ import annotations
 
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,50 +19,82 @@ if TYPE_CHECKING:
     import keras
 
 
-def tflite_from_keras(model: keras.Model, precision: str, calibration: npt.NDArray[np.uint8] | None = None) -> bytes:
-    """Convert a deployment graph to TFLite.
+def tflite_from_keras(model: keras.Model, precision: str = "fp32") -> bytes:
+    """Convert a deployment graph to a TFLite flatbuffer, of batch 1.
 
     Parameters
     ----------
-    model
-        With a uint8 input for fp32 and fp16, a float32 input for int8.
     precision
-        `fp32`; `fp16`: weights in half precision; `int8`: weights and activations, with a raw uint8 input.
-    calibration
-        (N, H, W, 1) uint8: the radiographs that set the int8 ranges.
-
-    Returns
-    -------
-    The flatbuffer.
+        `fp32`, or `fp16`: weights in half precision.
     """
+    import keras
     import tensorflow as tf
 
+    signature = [keras.InputSpec(shape=(1, *model.input_shape[1:]), dtype="uint8", name="image")]
     with tempfile.TemporaryDirectory() as folder:
-        model.export(folder, verbose=False)  # `from_keras_model` would print every captured tensor
+        # `from_keras_model` would print every captured tensor.
+        model.export(folder, verbose=False, input_signature=signature)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-        _configure(converter, precision, calibration)
+        if precision == "fp16":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.target_spec.supported_types = [tf.float16]
         with quiet_native_stderr():
-            return bytes(converter.convert())
+            return _dequantise_the_image(bytes(converter.convert()))
 
 
-def _configure(converter: Any, precision: str, calibration: npt.NDArray[np.uint8] | None) -> None:
-    import tensorflow as tf
+def _dequantise_the_image(flatbuffer: bytes) -> bytes:
+    """Declare the image a quantised tensor of scale 1 and zero point 0, and make its Cast to float a Dequantize.
 
-    if precision != "fp32":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if precision == "fp16":
-        converter.target_spec.supported_types = [tf.float16]
-    if precision == "int8":
-        assert calibration is not None
+    The same for who feeds it and the same numbers, but XNNPACK takes no Cast.
+    """
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
 
-        def representative() -> Iterator[dict[str, npt.NDArray[np.float32]]]:
-            for image in calibration:
-                yield {"image": image[np.newaxis].astype(np.float32)}
+    model = schema.ModelT.InitFromPackedBuf(flatbuffer)
+    graph = model.subgraphs[0]
+    cast = next(op for op in graph.operators if graph.inputs[0] in op.inputs)
+    dequantize = schema.OperatorCodeT()
+    dequantize.builtinCode = dequantize.deprecatedBuiltinCode = schema.BuiltinOperator.DEQUANTIZE
+    model.operatorCodes.append(dequantize)
+    cast.opcodeIndex = len(model.operatorCodes) - 1
+    cast.builtinOptions, cast.builtinOptionsType = None, schema.BuiltinOptions.NONE
+    image = graph.tensors[graph.inputs[0]]
+    image.quantization = schema.QuantizationParametersT()
+    image.quantization.scale, image.quantization.zeroPoint = [1.0], [0]
+    builder = flatbuffers.Builder(len(flatbuffer))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
-        converter.representative_dataset = representative
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        # The graph normalises, so this input is quantised with scale 1 and zero point 0: pixels go in as they are.
-        converter.inference_input_type = tf.uint8
+
+def to_int8(flatbuffer: bytes, calibration: npt.NDArray[np.uint8], float_layers: Collection[str]) -> bytes:
+    """Quantise the backbone of an fp32 flatbuffer: int8 weights for each channel, int8 activations for each tensor.
+
+    The head stays float, its one large matrix in half precision, which holds its values exactly.
+
+    Parameters
+    ----------
+    calibration
+        (N, H, W, 1) uint8: the radiographs that set the ranges of activations, by their extremes.
+    float_layers
+        Names of layers of the backbone to leave in float.
+    """
+    from ai_edge_quantizer import qtyping, quantizer
+
+    half = qtyping.OpQuantizationConfig(
+        weight_tensor_config=qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT),
+        compute_precision=qtyping.ComputePrecision.FLOAT,
+        explicit_dequantize=True,
+    )
+    every = qtyping.TFLOperationName.ALL_SUPPORTED
+    left = "|".join(("normalise", *sorted(float_layers)))
+    quantiser = quantizer.Quantizer(bytearray(flatbuffer))
+    quantiser.add_static_config("/backbone", every, activation_num_bits=8, weight_num_bits=8)
+    quantiser.update_quantization_recipe(f"/backbone[^;]*/({left})_", every, algorithm_key="no_quantize")
+    quantiser.update_quantization_recipe(
+        "hidden_per_cell", qtyping.TFLOperationName.CONV_2D, half, algorithm_key="float_casting"
+    )
+    ranges = quantiser.calibrate({"serving_default": [{"image": image[np.newaxis]} for image in calibration]})
+    return bytes(quantiser.quantize(ranges).quantized_model)
 
 
 def write_tflite(flatbuffer: bytes, path: Path, facts: str, labels: tuple[str, ...]) -> None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from cxr_edge.runtime.bundle import METADATA_KEY
 from cxr_edge.runtime.errors import BundleError
+from cxr_edge.runtime.quiet import quiet_native_stderr
 
 if TYPE_CHECKING:
     import keras
@@ -118,7 +119,8 @@ def to_int8(
             return None if image is None else {"image": image[np.newaxis]}
 
     chosen = _backbone(model, finest)
-    with tempfile.TemporaryDirectory() as folder:
+    # It asks for a preparation that is done already: the graph is slim, its shapes are known.
+    with tempfile.TemporaryDirectory() as folder, quiet_native_stderr():
         path = Path(folder) / "int8.onnx"
         quantize_static(
             model,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 import zipfile
 from collections.abc import Collection
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,14 +89,31 @@ def to_int8(flatbuffer: bytes, calibration: npt.NDArray[np.uint8], float_layers:
     )
     every = qtyping.TFLOperationName.ALL_SUPPORTED
     left = "|".join(("normalise", *sorted(float_layers)))
-    quantiser = quantizer.Quantizer(bytearray(flatbuffer))
-    quantiser.add_static_config("/backbone", every, activation_num_bits=8, weight_num_bits=8)
-    quantiser.update_quantization_recipe(f"/backbone[^;]*/({left})_", every, algorithm_key="no_quantize")
-    quantiser.update_quantization_recipe(
-        "hidden_per_cell", qtyping.TFLOperationName.CONV_2D, half, algorithm_key="float_casting"
-    )
-    ranges = quantiser.calibrate({"serving_default": [{"image": image[np.newaxis]} for image in calibration]})
-    return bytes(quantiser.quantize(ranges).quantized_model)
+    # It tells of its progress on both standard streams.
+    with quiet_native_stderr(), redirect_stdout(io.StringIO()):
+        quantiser = quantizer.Quantizer(bytearray(flatbuffer))
+        quantiser.add_static_config("/backbone", every, activation_num_bits=8, weight_num_bits=8)
+        quantiser.update_quantization_recipe(f"/backbone[^;]*/({left})_", every, algorithm_key="no_quantize")
+        quantiser.update_quantization_recipe(
+            "hidden_per_cell", qtyping.TFLOperationName.CONV_2D, half, algorithm_key="float_casting"
+        )
+        ranges = quantiser.calibrate({"serving_default": [{"image": image[np.newaxis]} for image in calibration]})
+        return _gather(bytes(quantiser.quantize(ranges).quantized_model))
+
+
+def _gather(flatbuffer: bytes) -> bytes:
+    """Bring the constants that the quantiser puts behind the flatbuffer, as models over 2 GB need it, back into it."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(flatbuffer)
+    for buffer in model.buffers:
+        if buffer.offset > 1:  # 0 and 1: none
+            buffer.data = np.frombuffer(flatbuffer, np.uint8, buffer.size, buffer.offset)
+        buffer.offset = buffer.size = 0
+    builder = flatbuffers.Builder(len(flatbuffer))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 def write_tflite(flatbuffer: bytes, path: Path, facts: str, labels: tuple[str, ...]) -> None:

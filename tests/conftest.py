@@ -30,7 +30,7 @@ def run(phantoms, tmp_path_factory) -> Path:
     from cxr_edge.train.fit import TrainConfig, train
 
     folder = tmp_path_factory.mktemp("chain") / "run"
-    train(phantoms, folder, TrainConfig("cnn", "none", epochs=4, batch_size=8, learning_rate=3e-3, val_fraction=0.2))
+    train(phantoms, folder, TrainConfig("cnn", "none", epochs=16, batch_size=4, learning_rate=5e-3, val_fraction=0.2))
     return folder
 
 

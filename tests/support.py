@@ -1,5 +1,6 @@
-"""Where the real radiographs lie, for tests that need them."""
+"""What tests share: where the real radiographs lie, and bundles that vouch for other content."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,3 +10,14 @@ SHARED = ROOT.parent / "shared"
 needs_shared = pytest.mark.skipif(
     not (SHARED / "data").is_dir(), reason="real radiographs and ImageNet weights (../shared) are not here"
 )
+
+
+def forge(folder: Path, name: str, content: bytes) -> None:
+    """Put another file in place of one of a bundle, and let the manifest vouch for it."""
+    from cxr_edge.runtime.bundle import Bundle, sha256
+
+    (folder / name).write_bytes(content)
+    manifest = Bundle.open(folder).manifest
+    size, digest = len(content), sha256(folder / name)
+    files = tuple(replace(f, sha256=digest, bytes=size) if f.path == name else f for f in manifest.files)
+    (folder / "manifest.json").write_text(replace(manifest, files=files).to_json())

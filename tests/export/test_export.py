@@ -10,7 +10,9 @@ from cxr_edge.runtime.dataset import fingerprint, read_dataset
 
 def test_the_manifest_names_every_file_and_its_provenance(bundle, run, phantoms):
     manifest = Bundle.open(bundle).manifest
-    assert {f.path for f in manifest.files} | {"manifest.json", "MODEL_CARD.md"} == {p.name for p in bundle.iterdir()}
+    assert {f.path for f in manifest.all_files} | {"manifest.json", "MODEL_CARD.md", "golden"} == {
+        p.name for p in bundle.iterdir()
+    }
     record = json.loads((run / "run.json").read_text())
     assert manifest.training["data"] == record["data"]
     assert manifest.training["model_sha256"] == record["model_sha256"]

@@ -23,7 +23,9 @@ def novelty(channels):
     """Directions at random."""
     random = np.random.default_rng(0)
     basis = np.linalg.qr(random.normal(size=(channels, min(channels, 16))))[0]
-    return Novelty(random.uniform(0, 1, channels).astype(np.float32), basis.astype(np.float32), 1.0)
+    kinds = random.normal(0, 0.1, (channels, 3)).astype(np.float32)
+    mean = random.uniform(0, 1, channels).astype(np.float32)
+    return Novelty(mean, basis.astype(np.float32), kinds, np.full(3, 0.05, np.float32), 1.0)
 
 
 @pytest.fixture(scope="module")

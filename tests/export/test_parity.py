@@ -1,9 +1,9 @@
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
-from cxr_edge.export.gates import DEFAULTS, Gate, check, load_gates
+from cxr_edge.export.gates import DEFAULTS, HIGHEST, LEAST, Gate, check, load_gates
 from cxr_edge.export.parity import auc, calibration_error, compare, rank_correlation, top_overlap
 from cxr_edge.runtime import UsageError
 from cxr_edge.runtime.bundle import HeatmapGeometry, InputContract, Manifest, ModelFile, OperatingPoint
@@ -43,6 +43,33 @@ def test_equal_outputs_differ_by_nothing(outputs, labels):
     assert parity.flips == {"balanced": 0, "screening": 0} and parity.auc_interval == (0, 0)
     assert parity.heatmap_rank_correlation == parity.heatmap_iou == pytest.approx(1)
     assert all(c.passed for c in check(parity, DEFAULTS["fp32"]))
+
+
+def test_paired_statistics_and_calibration_are_of_the_same_images(outputs, labels):
+    from cxr_edge.export.paired import brier
+
+    shifted = replace(outputs, probability=np.clip(outputs.probability - 0.2, 0, 1), logit=outputs.logit + labels)
+    parity = compare(FILE, "CPU", shifted, outputs, labels, MANIFEST)
+    assert parity.auc_delta > 0 and parity.delong_p < 0.01 and parity.auc == auc(labels, shifted.logit)
+    assert parity.mcnemar_p.keys() == {"balanced", "screening"} and min(parity.mcnemar_p.values()) < 0.05
+    assert parity.ece == calibration_error(labels, shifted.probability)
+    assert parity.brier_delta == brier(labels, shifted.probability) - brier(labels, outputs.probability) > 0
+    same = compare(FILE, "CPU", outputs, outputs, labels, MANIFEST)
+    assert same.delong_p == 1 and set(same.mcnemar_p.values()) == {1} and same.brier_delta == 0
+
+
+def test_every_gate_holds_what_it_is_called_by(outputs, labels):
+    """Each limit, set just within and just beyond what was measured."""
+    random = np.random.default_rng(2)
+    worse = replace(outputs, probability=outputs.probability**2, logit=outputs.logit + random.normal(0, 2, 400),
+                    heatmap=outputs.heatmap[:, ::-1], novelty=outputs.novelty + 0.05)  # fmt: skip
+    parity = compare(FILE, "CPU", worse, outputs, labels, replace(MANIFEST, calibration={"images": 40}))
+    for name, measure in {**HIGHEST, **LEAST}.items():
+        value = measure(parity)
+        outward = 1e-6 if name in HIGHEST else -1e-6
+        assert [c.passed for c in check(parity, Gate(**{name: value + outward}))] == [True], name
+        assert [c.passed for c in check(parity, Gate(**{name: value - outward}))] == [False], name
+    assert {*HIGHEST, *LEAST} == {field.name for field in fields(Gate)}
 
 
 def test_one_flipped_decision_is_found_at_its_operating_point(outputs, labels):

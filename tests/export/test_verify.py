@@ -1,10 +1,12 @@
 """`cxr-edge verify` on real files: sound ones pass, broken ones fail with the right reason."""
 
 import json
+import re
 import shutil
-from dataclasses import replace
+from xml.etree import ElementTree
 
 import pytest
+from support import forge
 
 from cxr_edge.runtime.bundle import Bundle, sha256
 
@@ -26,16 +28,6 @@ def copy(bundle, run, tmp_path):
     return shutil.copytree(bundle, tmp_path / "bundle")
 
 
-def forge(folder, name, content):
-    """Put another file in place of one, and let the manifest vouch for it."""
-    (folder / name).write_bytes(content)
-    path = folder / "manifest.json"
-    manifest = Bundle.open(folder).manifest
-    size, digest = len(content), sha256(folder / name)
-    files = tuple(replace(f, sha256=digest, bytes=size) if f.path == name else f for f in manifest.files)
-    path.write_text(replace(manifest, files=files).to_json())
-
-
 def verdicts(out):
     return {row["path"]: row for row in json.loads(out)["files"]}
 
@@ -49,7 +41,11 @@ def test_a_sound_bundle_passes_and_is_recorded(cli, copy, phantoms, gates):
         assert rows[name]["logit_max"] <= 1e-3 and set(rows[name]["flips"].values()) == {0}
         assert rows[name]["heatmap_rank_correlation"] >= 0.9999
     assert rows["model.fp32.tflite"]["backend"] == "CPU, XNNPACK delegate"
-    assert json.loads(out)["preprocessing"]["flips"] <= 2
+    pillow, nearest, bilinear = json.loads(out)["preprocessing"]
+    assert pillow["flips"] <= 2 and "Pillow" in pillow["loader"]
+    # Keras takes the nearest pixel unless told otherwise, and that is the farthest from an area's mean.
+    assert 0 < bilinear["pixel_mean"] < nearest["pixel_mean"] > pillow["pixel_mean"] > 0
+    assert nearest["probability_max"] > 0
     bundle = Bundle.open(copy)
     assert bundle.verified(bundle.find("onnx")) is True
     code, out, _ = cli("inspect", copy)
@@ -64,36 +60,70 @@ def test_the_table_names_what_failed_and_exits_1(cli, copy, phantoms, tmp_path):
     assert "FAILED model.int8.tflite: heatmap_rank_correlation" in out and "20 images" in out
 
 
-def test_changed_and_truncated_files_fail_by_their_hash(cli, copy, phantoms, gates):
-    onnx, tflite = copy / "model.onnx", copy / "model.fp32.tflite"
+def test_every_output_tells_the_same_verdict(cli, copy, phantoms, tmp_path, monkeypatch):
+    """A strict gate for one file, and one whose content was changed: JUnit, Markdown, GitHub's summary and the page."""
+    strict = tmp_path / "strict.toml"
+    strict.write_text(LOOSE + "heatmap_rank_correlation = 1.01\n")
+    onnx = copy / "model.onnx"
     onnx.write_bytes(onnx.read_bytes()[:-1] + b"x")
-    tflite.write_bytes(tflite.read_bytes()[:5000])
-    code, out, _ = cli("verify", copy, "--data", phantoms, "--gates", gates, "--limit", 10, "--format", "json")
-    rows = verdicts(out)
-    assert code == 1
-    assert "sha256 differs" in rows["model.onnx"]["error"] and "cut short" in rows["model.fp32.tflite"]["error"]
-    assert rows["model.fp16.onnx"]["passed"]
+    summary = tmp_path / "summary.md"
+    summary.write_text("of another step\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    files = {
+        "junit": tmp_path / "a" / "junit.xml",
+        "markdown": tmp_path / "a" / "table.md",
+        "report": tmp_path / "p.html",
+    }
+    options = [word for name, path in files.items() for word in (f"--{name}", path)]
+    code, out, err = cli("verify", copy, "--data", phantoms, "--gates", strict, "--limit", 12, *options)
+    assert code == 1, err
+
+    suites = {suite.get("name"): suite for suite in ElementTree.parse(files["junit"]).getroot()}
+    assert len(suites) == 5
+    assert suites["model.onnx"].find("testcase/error").get("type") == "IntegrityError"
+    int8 = {case.get("name"): case.find("failure") for case in suites["model.int8.tflite"]}
+    assert {name for name, failure in int8.items() if failure is not None} == {"heatmap_rank_correlation"}
+    assert "limit 1.01" in int8["heatmap_rank_correlation"].get("message") and "flip_rate" in int8
+    assert suites["model.int8.tflite"].get("failures") == "1" and suites["model.fp16.onnx"].get("failures") == "0"
+
+    table = files["markdown"].read_text()
+    assert summary.read_text() == "of another step\n" + table
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    # An escaped bar is no border of a cell.
+    assert len(rows) == 7 and len({row.replace("\\|", "").count("|") for row in rows}) == 1
+    for said in (table, out):
+        assert "heatmap_rank_correlation is" in said and "sha256 differs" in said
+
+    page = files["report"].read_text()
+    assert "heatmap_rank_correlation" in page and "sha256 differs" in page
+    # It can be sent as it is: no picture, style or script from elsewhere.
+    assert set(re.findall(r'(?:src|href)="([^:"]*)', page)) == {"data"}
 
 
-@pytest.mark.parametrize("fault", ["wrong normalisation", "one layer perturbed"])
-def test_a_wrong_export_is_caught_though_its_hash_is_right(cli, copy, phantoms, gates, fault):
-    import numpy as np
+def test_flipped_images_are_shown_by_both_sides(cli, copy, phantoms, tmp_path):
+    """A network whose decisions are turned round: every image is flipped."""
     import onnx
     from onnx import numpy_helper
 
     model = onnx.load(copy / "model.onnx")
-    if fault == "wrong normalisation":
-        offset = next(t for t in model.graph.initializer if abs(numpy_helper.to_array(t).ravel()[0]) == 127.5)
-        offset.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(offset) * 0.9, offset.name))
-    else:
-        kernel = max(model.graph.initializer, key=lambda t: numpy_helper.to_array(t).size)
-        values = numpy_helper.to_array(kernel)
-        noise = np.random.default_rng(0).normal(0, 0.05 * values.std(), values.shape)
-        kernel.CopyFrom(numpy_helper.from_array((values + noise).astype(np.float32), kernel.name))
+    temperature = next(node for node in model.graph.node if node.output[0] == "probability")
+    scaled = next(node for node in model.graph.node if node.output[0] == temperature.input[0])
+    constant = next(t for t in model.graph.initializer if t.name in scaled.input)
+    constant.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(constant), constant.name))
     forge(copy, "model.onnx", model.SerializeToString())
-    code, out, _ = cli("verify", copy, "--data", phantoms, "--gates", gates, "--format", "json")
-    failed = [c["name"] for c in verdicts(out)["model.onnx"]["checks"] if not c["passed"]]
-    assert code == 1 and "logit_max" in failed
+    code, out, _ = cli("verify", copy, "--data", phantoms, "--limit", 20, "--report", tmp_path / "page.html",
+                       "--format", "json")  # fmt: skip
+    row = verdicts(out)["model.onnx"]
+    assert code == 1 and len(row["flipped"]) >= 15 and max(row["flips"].values()) >= 15
+    for flip in row["flipped"]:
+        assert flip["file"] == pytest.approx(1 - flip["reference"], abs=1e-4)
+        for threshold in flip["thresholds"].values():
+            assert (flip["file"] >= threshold) != (flip["reference"] >= threshold)
+    assert (phantoms / "train" / row["flipped"][0]["image"]).is_file()
+    page = (tmp_path / "page.html").read_text()
+    shown = page.split("Flipped images")[1].split("model.onnx:")[1].split("<h3>")[0]
+    assert shown.count("data:image/jpeg") == 24 and "the 12 that changed most" in shown
+    assert row["flipped"][0]["image"] in shown
 
 
 def test_another_run_is_not_the_reference(cli, copy, phantoms, run, tmp_path):

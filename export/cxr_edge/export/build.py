@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cxr_edge.export import quantize
+from cxr_edge.export.golden import write_golden
 from cxr_edge.export.run import Run
 from cxr_edge.runtime.bundle import ENGINE_OF_SUFFIX, MANIFEST, InputContract, Manifest, ModelFile, sha256
 from cxr_edge.runtime.dataset import CLASSES, LabelledImage, fingerprint, read_dataset, read_pixels
@@ -31,6 +32,8 @@ TOOLS = (
     "onnxconverter-common",
     "ai-edge-quantizer",
 )
+#: Explains by integrated gradients and decides nothing.
+GRADIENT = "gradient.onnx"
 #: File -> (format, precision): all that can be written without a GPU.
 FILES = {
     "model.onnx": ("onnx", "fp32"),
@@ -39,9 +42,16 @@ FILES = {
     "model.fp16.tflite": ("tflite", "fp16"),
     "model.int8.onnx": ("onnx", "int8"),
     "model.int8.tflite": ("tflite", "int8"),
+    GRADIENT: ("onnx", "fp32"),
 }
-#: Written only when asked for by name.
-OPTIONAL = {"model.int8.symmetric.onnx": ("onnx", "int8")}
+#: Of int8 that TensorRT can take: every range symmetric.
+SYMMETRIC = "model.int8.symmetric.onnx"
+#: Files for other clients than this project's runtime, written when named.
+COMPANIONS = {
+    # fp32: without the output `logit` the converter folds the temperature into weights, which fp16 would round.
+    "model.mediapipe.tflite": ("tflite", "fp32"),
+    SYMMETRIC: ("onnx", "int8"),
+}
 
 
 def build_bundle(
@@ -59,7 +69,7 @@ def build_bundle(
     calib
         Data set that the int8 ranges are set on; images of patients that the run held out are left out.
     names
-        Which of `FILES` and `OPTIONAL` to write.
+        Which of `FILES` and `COMPANIONS` to write.
     step
         Told the name of each file before it is made.
 
@@ -71,9 +81,9 @@ def build_bundle(
     run = Run.open(run_folder)
     if bundle.exists() and not (bundle / MANIFEST).is_file() and (not bundle.is_dir() or any(bundle.iterdir())):
         raise UsageError(f"{bundle}: exists and is not a bundle; choose another folder for -o")
-    known = FILES | OPTIONAL
+    kinds = FILES | COMPANIONS
     calibration = (
-        _calibration_images(run, calib, calib_images) if any(known[name][1] == "int8" for name in names) else []
+        _calibration_images(run, calib, calib_images) if any(kinds[name][1] == "int8" for name in names) else []
     )
     facts = _facts(run, bundle, calibration)
 
@@ -84,11 +94,19 @@ def build_bundle(
     writer = _Writer(run, facts, calibration)
     for name in names:
         step(name)
-        format, precision = known[name]
+        format, precision = kinds[name]
         writer.write(format, precision, partial / name)
         engine = ENGINE_OF_SUFFIX[Path(name).suffix]
         files.append(ModelFile(name, engine, precision, sha256(partial / name), (partial / name).stat().st_size))
-    manifest = replace(facts, files=tuple(files))
+    decide = tuple(file for file in files if file.path in FILES and file.path != GRADIENT)
+    manifest = replace(
+        facts,
+        files=decide,
+        companions=tuple(file for file in files if file.path in COMPANIONS),
+        gradient=next((file for file in files if file.path == GRADIENT), None),
+    )
+    if runnable := [file for file in decide if file.engine == "litert"]:
+        write_golden(partial, runnable, facts.input)
     (partial / MANIFEST).write_text(manifest.to_json())
     (partial / "MODEL_CARD.md").write_text(model_card(manifest))
     shutil.rmtree(bundle, ignore_errors=True)
@@ -111,19 +129,27 @@ class _Writer:
     def write(self, format: str, precision: str, path: Path) -> None:
         engine = ENGINE_OF_SUFFIX[path.suffix]
         itself = ModelFile(path.name, engine, precision, "", 0)  # a file cannot hold its own hash
-        facts = json.dumps(asdict(replace(self._facts, files=(itself,))))
+        if engine == "litert" and path.name in COMPANIONS:
+            self._write_mediapipe(path, itself)
+            return
+        of_itself = {"gradient": itself} if path.name == GRADIENT else {"files": (itself,)}
+        facts = json.dumps(asdict(replace(self._facts, **of_itself)))
         (self._write_onnx if format == "onnx" else self._write_tflite)(precision, path, facts)
 
     def _write_onnx(self, precision: str, path: Path, facts: str) -> None:
-        from cxr_edge.export import onnx
+        from cxr_edge.export import gradient, onnx
 
         if precision == "int8":
-            symmetric = path.name in OPTIONAL
+            symmetric = path.name == SYMMETRIC
             rounded = onnx.onnx_from_keras(self._deployed(127 if symmetric else onnx.REDUCED))
             model = onnx.to_int8(rounded, self._pixels, quantize.finest_integer_map(self._network), symmetric)
         else:
             self._onnx = self._onnx or onnx.onnx_from_keras(self._deployed())
-            model = onnx.to_fp16(self._onnx) if precision == "fp16" else self._onnx
+            model = self._onnx
+            if path.name == GRADIENT:
+                model = gradient.gradient_model(model)
+            elif precision == "fp16":
+                model = onnx.to_fp16(model)
         onnx.write_onnx(model, path, facts)
 
     def _write_tflite(self, precision: str, path: Path, facts: str) -> None:
@@ -146,6 +172,18 @@ class _Writer:
                 self._rounded[steps] = quantize.round_weights(network, self._pixels[:: self._every], steps)
             network = self._rounded[steps]
         return deployment_model(network, self._run.temperature, self._run.novelty)
+
+    def _write_mediapipe(self, path: Path, itself: ModelFile) -> None:
+        from cxr_edge.export import tflite
+        from cxr_edge.export.graph import deployment_model
+        from cxr_edge.export.mediapipe import classifier_model
+
+        model = classifier_model(
+            deployment_model(self._network, self._run.temperature, self._run.novelty, input_dtype="float32")
+        )
+        facts = replace(self._facts, input=replace(self._facts.input, channels=3), companions=(itself,))
+        flatbuffer = tflite.tflite_from_keras(model, itself.precision)
+        tflite.write_tflite(flatbuffer, path, json.dumps(asdict(facts)), CLASSES)
 
 
 def _calibration_images(run: Run, calib: Path | None, count: int) -> list[LabelledImage]:
@@ -192,7 +230,7 @@ def model_card(manifest: Manifest) -> str:
     training = manifest.training
     metrics = "\n".join(f"| {name} | {value:.4f} |" for name, value in training["metrics"]["validation"].items())
     points = "\n".join(f"- `{p.name}`: p ≥ {p.threshold:.4f}, {p.chosen}" for p in manifest.operating_points)
-    files = "\n".join(f"| {f.path} | {f.precision} | {f.bytes / 1e6:.2f} MB |" for f in manifest.files)
+    files = "\n".join(f"| {f.path} | {f.precision} | {f.bytes / 1e6:.2f} MB |" for f in manifest.all_files)
     return f"""# {manifest.name}: pneumonia on chest radiographs
 
 Research tool, **not a medical device**. It decides whether a frontal chest radiograph resembles those labelled

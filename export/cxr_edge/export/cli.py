@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from cxr_edge.export.build import FILES, OPTIONAL
+from cxr_edge.export.build import COMPANIONS, FILES
 from cxr_edge.runtime.bundle import MANIFEST, PRECISIONS, Bundle
-from cxr_edge.runtime.console import emit, output_format
-from cxr_edge.runtime.errors import EXIT_CHECK_FAILED, UsageError
+from cxr_edge.runtime.console import emit, output_format, table
+from cxr_edge.runtime.engines.tensorrt import PlanOptions, this_target
+from cxr_edge.runtime.errors import EXIT_CHECK_FAILED, MissingExtraError, UsageError
+from cxr_edge.runtime.files import write_atomically
 from cxr_edge.runtime.quiet import import_keras_quietly
+
+if TYPE_CHECKING:
+    from cxr_edge.export.verify import Verification
 
 FORMATS = ("onnx", "tflite", "tensorrt")
 
@@ -30,10 +39,15 @@ FORMATS = ("onnx", "tflite", "tensorrt")
 @click.option(
     "--file",
     "names",
-    type=click.Choice(FILES | OPTIONAL),
+    type=click.Choice([*FILES, *COMPANIONS]),
     multiple=True,
     help="Write just this; instead of the two above.",
 )
+@click.option(
+    "--max-batch", type=click.IntRange(1), default=1, show_default=True, help="TensorRT: most images at once."
+)
+@click.option("--version-compatible", is_flag=True, help="TensorRT: let later releases run the plan too.")
+@click.option("--hardware-compatible", is_flag=True, help="TensorRT: let every GPU from Ampere on run the plan too.")
 def export(
     run: Path,
     bundle: Path | None,
@@ -42,11 +56,15 @@ def export(
     formats: tuple[str, ...],
     precisions: tuple[str, ...],
     names: tuple[str, ...],
+    max_batch: int,
+    version_compatible: bool,
+    hardware_compatible: bool,
 ) -> None:
     """Export a trained RUN to a bundle of ONNX and TFLite files.
 
     TensorRT plans run only where they are built: on the device, build one into a BUNDLE that was copied there. That
-    needs an NVIDIA GPU and cxr-edge[tensorrt], but no training framework.
+    needs an NVIDIA GPU and cxr-edge[tensorrt], but no training framework. With --calib it first makes sure that no
+    activation leaves half precision on those radiographs; exit 1 if one does.
 
     \b
       cxr-edge export runs/first -o bundle --calib chest_xray
@@ -66,13 +84,41 @@ def export(
     target = run if is_bundle else bundle
     assert target is not None
     if "tensorrt" in formats:
-        from cxr_edge.export.tensorrt import build_plan
-
-        click.echo("building a TensorRT plan for this machine; this takes minutes", err=True)
-        build_plan(Bundle.open(target))
-    rows = [{"file": f.path, "precision": f.precision, "MB": f.bytes / 1e6} for f in Bundle.open(target).manifest.files]
+        _build_plan(
+            Bundle.open(target), calib, calib_images, PlanOptions(max_batch, version_compatible, hardware_compatible)
+        )
+    written = Bundle.open(target).manifest.all_files
+    rows = [{"file": f.path, "precision": f.precision, "MB": f.bytes / 1e6} for f in written]
     emit(rows, "table")
     click.echo(f"next: cxr-edge verify {target} --data {calib or 'DATA'}", err=True)
+
+
+def _build_plan(bundle: Bundle, data: Path | None, count: int, options: PlanOptions) -> None:
+    from cxr_edge.export.tensorrt import build_plan
+
+    this_target()  # say first what is missing here
+    if data is None:
+        click.echo("fp16 overflow not checked: name radiographs with --calib", err=True)
+    else:
+        _check_overflow(bundle, data, count)
+    click.echo("building a TensorRT plan for this machine; this takes minutes. The same by NVIDIA's tool:", err=True)
+    build_plan(bundle, options, say=partial(click.echo, err=True))
+
+
+def _check_overflow(bundle: Bundle, data: Path, count: int) -> None:
+    """Print the largest activations; exit 1 if one does not fit into half precision."""
+    from cxr_edge.export.overflow import LARGEST, check_overflow
+
+    try:
+        magnitudes = check_overflow(bundle, data, count)
+    except MissingExtraError as error:
+        click.echo(f"fp16 overflow not checked: {error}", err=True)
+        return
+    rows = [{**asdict(m), "of 65504": f"{m.largest / LARGEST:.2%}"} for m in magnitudes[:10]]
+    click.echo(f"largest activations on {count} radiographs at most:\n{table(rows)}", err=True)
+    if worst := [m for m in magnitudes if m.overflows]:
+        click.echo(f"{len(worst)} tensors come too near to the end of half precision; no plan built", err=True)
+        click.get_current_context().exit(EXIT_CHECK_FAILED)
 
 
 def _export_files(run: Path, bundle: Path, calib: Path | None, names: Sequence[str], calib_images: int) -> None:
@@ -91,8 +137,27 @@ def _export_files(run: Path, bundle: Path, calib: Path | None, names: Sequence[s
 @click.option("--run", "run", type=click.Path(path_type=Path), help="Run it was exported from.  [default: as recorded]")
 @click.option("--gates", "gates_file", type=click.Path(path_type=Path), help="gates.toml: limits of your own.")
 @click.option("--limit", type=click.IntRange(2), help="Take this many images, evenly spread, instead of all.")
+@click.option("--layers", is_flag=True, help="Find where a file leaves its reference: the error of every tensor.")
+@click.option(
+    "--report", type=click.Path(path_type=Path), metavar="PAGE.html", help="Write a page with the flipped images."
+)
+@click.option(
+    "--markdown", type=click.Path(path_type=Path), help="Write the table as Markdown.  [also: to $GITHUB_STEP_SUMMARY]"
+)
+@click.option("--junit", type=click.Path(path_type=Path), help="Write each file and limit as JUnit XML.")
 @output_format("table", "json")
-def verify(bundle: Path, data: Path, run: Path | None, gates_file: Path | None, limit: int | None, format: str) -> None:
+def verify(
+    bundle: Path,
+    data: Path,
+    run: Path | None,
+    gates_file: Path | None,
+    limit: int | None,
+    layers: bool,
+    report: Path | None,
+    markdown: Path | None,
+    junit: Path | None,
+    format: str,
+) -> None:
     """Prove that each file of BUNDLE decides as the trained network does; exit 1 if one does not.
 
     Every file is run by its real engine over every image of DATA, from the image file on, and compared with the Keras
@@ -100,6 +165,7 @@ def verify(bundle: Path, data: Path, run: Path | None, gates_file: Path | None, 
 
     \b
       cxr-edge verify bundle --data chest_xray --limit 1000
+      cxr-edge verify bundle --data chest_xray --limit 300 --layers --report verify.html
     """
     from cxr_edge.export.gates import load_gates
 
@@ -112,7 +178,8 @@ def verify(bundle: Path, data: Path, run: Path | None, gates_file: Path | None, 
     from cxr_edge.export.verify import verify_bundle
 
     with stages() as progress:
-        verification = verify_bundle(bundle, data, run, gates, limit, progress)
+        verification = verify_bundle(bundle, data, run, gates, limit, progress, layers)
+    _write_reports(verification, report, markdown, junit)
     if format == "json":
         emit(verification.to_dict(), format)
     else:
@@ -121,3 +188,19 @@ def verify(bundle: Path, data: Path, run: Path | None, gates_file: Path | None, 
         print_verification(verification, console if console.is_terminal else Console(width=200))
     if not verification.passed:
         click.get_current_context().exit(EXIT_CHECK_FAILED)
+
+
+def _write_reports(verification: Verification, page: Path | None, markdown: Path | None, junit: Path | None) -> None:
+    from cxr_edge.export import junit as junit_xml
+    from cxr_edge.export import report
+    from cxr_edge.export.page import write_page
+
+    if page:
+        write_page(page, verification)
+    if markdown:
+        write_atomically(markdown, report.markdown(verification))
+    if job_summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with Path(job_summary).open("a", encoding="utf-8") as file:  # other steps write there too
+            file.write(report.markdown(verification))
+    if junit:
+        write_atomically(junit, junit_xml.junit(verification))

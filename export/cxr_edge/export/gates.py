@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,7 @@ else:
 class Gate:
     """Limits for one precision; None does not limit.
 
-    Attributes
-    ----------
-    logit_max, probability_max
-        Largest |Δlogit| and |Δprobability| of any image.
-    flip_rate
-        Share of images decided otherwise at any operating point, in [0, 1].
-    auc_drop, sensitivity_drop
-        How much AUC, and sensitivity at the default operating point, may fall, in [0, 1].
-    heatmap_rank_correlation
-        Least median of Spearman's rho.
+    Each is one of `HIGHEST` or `LEAST`; docs/gates.md says what each means.
     """
 
     logit_max: float | None = None
@@ -38,7 +29,33 @@ class Gate:
     flip_rate: float | None = None
     auc_drop: float | None = None
     sensitivity_drop: float | None = None
+    specificity_drop: float | None = None
+    ece_rise: float | None = None
+    brier_rise: float | None = None
+    novelty_flip_rate: float | None = None
     heatmap_rank_correlation: float | None = None
+    heatmap_iou: float | None = None
+    calibration_images: float | None = None
+
+
+#: Limits that what was measured must not exceed …
+HIGHEST: Mapping[str, Callable[[Parity], float]] = {
+    "logit_max": lambda p: p.logit_max,
+    "probability_max": lambda p: p.probability_max,
+    "flip_rate": lambda p: p.flip_rate,
+    "auc_drop": lambda p: 0.0 - p.auc_delta,
+    "sensitivity_drop": lambda p: 0.0 - p.sensitivity_delta,
+    "specificity_drop": lambda p: 0.0 - p.specificity_delta,
+    "ece_rise": lambda p: p.ece_delta,
+    "brier_rise": lambda p: p.brier_delta,
+    "novelty_flip_rate": lambda p: p.novelty_flips / p.images,
+}
+#: … and that it must reach.
+LEAST: Mapping[str, Callable[[Parity], float]] = {
+    "heatmap_rank_correlation": lambda p: p.heatmap_rank_correlation,
+    "heatmap_iou": lambda p: p.heatmap_iou,
+    "calibration_images": lambda p: p.calibration_images,
+}
 
 
 @dataclass(frozen=True)
@@ -50,11 +67,16 @@ class Check:
     limit: float
     passed: bool
 
+    def __str__(self) -> str:
+        return f"{self.name} is {self.value:.4g}, the gate's limit {self.limit:.4g}"
+
 
 DEFAULTS: Mapping[str, Gate] = {
     "fp32": Gate(logit_max=1e-3, flip_rate=0.0),
     "fp16": Gate(probability_max=0.02, flip_rate=0.002),
-    "int8": Gate(flip_rate=0.005, auc_drop=0.002, sensitivity_drop=0.005, heatmap_rank_correlation=0.95),
+    "int8": Gate(
+        flip_rate=0.005, auc_drop=0.002, sensitivity_drop=0.005, heatmap_rank_correlation=0.95, calibration_images=30
+    ),
 }
 
 
@@ -82,21 +104,11 @@ def load_gates(path: Path | None) -> Mapping[str, Gate]:
 
 def check(parity: Parity, gate: Gate) -> list[Check]:
     """Hold what was measured against a gate. NaN never passes."""
-    highest = {
-        "logit_max": parity.logit_max,
-        "probability_max": parity.probability_max,
-        "flip_rate": parity.flip_rate,
-        "auc_drop": -parity.auc_delta,
-        "sensitivity_drop": -parity.sensitivity_delta,
-    }
-    checks = [
-        Check(name, value, limit, value <= limit)
-        for name, value in highest.items()
-        if (limit := getattr(gate, name)) is not None
-    ]
-    if (least := gate.heatmap_rank_correlation) is not None:
-        value = parity.heatmap_rank_correlation
-        checks.append(Check("heatmap_rank_correlation", value, least, value >= least))
+    checks = []
+    for name, measure in {**HIGHEST, **LEAST}.items():
+        limit, value = getattr(gate, name), measure(parity)
+        if limit is not None:
+            checks.append(Check(name, value, limit, value <= limit if name in HIGHEST else value >= limit))
     return checks
 
 

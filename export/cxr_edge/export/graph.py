@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 SMALLEST = 2.0**-14
 
 
-def deployment_model(network: keras.Model, temperature: float, novelty: Novelty) -> keras.Model:
+def deployment_model(
+    network: keras.Model, temperature: float, novelty: Novelty, input_dtype: str = "uint8"
+) -> keras.Model:
     r"""Rewrite a trained classifier as the deployment graph.
 
     Grad-CAM without gradients. With A the last feature map (H×W×K), the head is
@@ -40,8 +42,10 @@ def deployment_model(network: keras.Model, temperature: float, novelty: Novelty)
     temperature
         probability = sigmoid(logit / temperature) (Guo et al. 2017).
     novelty
-        Mean and main directions of the training set's pooled features; the output `novelty` is the length of what the
-        directions miss.
+        Of the training set's pooled features; the output `novelty` is the length of what their main directions miss,
+        and of how far an image reaches towards known kinds of outliers.
+    input_dtype
+        `uint8`; `float32` where another graph stands before this one.
 
     Raises
     ------
@@ -60,7 +64,7 @@ def deployment_model(network: keras.Model, temperature: float, novelty: Novelty)
     backbone = keras.Model(network.inputs[0], features, name="backbone")
     cells = features.shape[1] * features.shape[2]
 
-    image = keras.Input(network.input_shape[1:], dtype="uint8", name="image")
+    image = keras.Input(network.input_shape[1:], dtype=input_dtype, name="image")
     feature_map = backbone(ops.cast(image, "float32"))
     if isinstance(feature_map, list):  # what a model built on a list returns; a mean over it would average other axes
         raise BundleError(f"{network.name}: its backbone returns {len(feature_map)} tensors instead of one")
@@ -75,6 +79,7 @@ def deployment_model(network: keras.Model, temperature: float, novelty: Novelty)
     centred = ops.mean(feature_map, axis=(1, 2)) - novelty.mean
     # The basis twice, once transposed: 0.16 MB. |c|² − |cB|² would need it once, and lose its digits in half precision.
     missed = centred - ops.matmul(ops.matmul(centred, novelty.basis), np.ascontiguousarray(novelty.basis.T))
-    distance = ops.sqrt(ops.sum(missed * missed, axis=1))
+    beyond = ops.relu(ops.matmul(centred, novelty.kinds) - novelty.reach)
+    distance = ops.sqrt(ops.sum(missed * missed, axis=1) + ops.sum(beyond * beyond, axis=1))
     outputs = {"probability": ops.sigmoid(logit / temperature), "logit": logit, "heatmap": heatmap, "novelty": distance}
     return keras.Model(image, outputs, name=network.name)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.export.paired import Floats, Labels, brier, delong, mcnemar
 from cxr_edge.runtime.bundle import Manifest, ModelFile
 from cxr_edge.runtime.dataset import LabelledImage
 from cxr_edge.runtime.engines import Outputs
 from cxr_edge.runtime.errors import DataError, ImageError
 from cxr_edge.runtime.predictor import Predictor
-
-Floats = npt.NDArray[np.floating[Any]]
-Labels = npt.NDArray[np.int64]
 
 RESAMPLES = 1000
 TOP_SHARE = 0.2
@@ -34,15 +31,17 @@ class Parity:
         Largest |Δlogit|.
     probability_max, probability_p99
         Largest and 99th percentile of |Δprobability|.
-    flips
-        Operating point -> number of images decided otherwise.
-    auc_delta, auc_interval
-        AUC of the file minus the network's, by logit, because probabilities near 1 tie in float32; 95 % interval of a
-        paired percentile bootstrap over images.
+    flips, mcnemar_p
+        Operating point -> number of images decided otherwise; p-value that both are wrong equally often.
+    auc, auc_delta, auc_interval, delong_p
+        Of the file, and minus the network's, by logit, because probabilities near 1 tie in float32; 95 % interval of a
+        paired percentile bootstrap over images; p-value that both AUCs are equal.
     sensitivity_delta, specificity_delta
         At the default operating point, file minus network.
-    ece_delta
-        Expected calibration error, file minus network.
+    ece, ece_delta, brier, brier_delta
+        Expected calibration error and Brier score of the file, and minus the network's; less is better.
+    calibration_images
+        Radiographs that set the int8 ranges of the bundle.
     novelty_flips
         Images that count as in distribution by one and not by the other.
     heatmap_rank_correlation
@@ -58,14 +57,21 @@ class Parity:
     probability_max: float
     probability_p99: float
     flips: dict[str, int]
+    mcnemar_p: dict[str, float]
+    auc: float
     auc_delta: float
     auc_interval: tuple[float, float]
+    delong_p: float
     sensitivity_delta: float
     specificity_delta: float
+    ece: float
     ece_delta: float
+    brier: float
+    brier_delta: float
     novelty_flips: int
     heatmap_rank_correlation: float
     heatmap_iou: float
+    calibration_images: int
 
     @property
     def flip_rate(self) -> float:
@@ -100,7 +106,8 @@ def compare(
     """Measure a file's outputs against the reference's, image by image."""
     points = manifest.operating_points
     change = np.abs(outputs.probability - reference.probability)
-    low, high = auc_delta_interval(labels, outputs.logit, reference.logit)
+    area = auc(labels, outputs.logit)
+    ece, squared = calibration_error(labels, outputs.probability), brier(labels, outputs.probability)
     threshold = points[0].threshold
     sick, healthy = labels == 1, labels == 0
     decided, expected = outputs.probability >= threshold, reference.probability >= threshold
@@ -112,14 +119,24 @@ def compare(
         probability_max=_largest(change),
         probability_p99=float(np.quantile(change, 0.99)),
         flips={point.name: count_flips(outputs, reference, point.threshold) for point in points},
-        auc_delta=auc(labels, outputs.logit) - auc(labels, reference.logit),
-        auc_interval=(low, high),
+        mcnemar_p={
+            p.name: mcnemar(labels, outputs.probability >= p.threshold, reference.probability >= p.threshold)
+            for p in points
+        },
+        auc=area,
+        auc_delta=area - auc(labels, reference.logit),
+        auc_interval=auc_delta_interval(labels, outputs.logit, reference.logit),
+        delong_p=delong(labels, outputs.logit, reference.logit),
         sensitivity_delta=float(decided[sick].mean() - expected[sick].mean()),
         specificity_delta=float(expected[healthy].mean() - decided[healthy].mean()),
-        ece_delta=calibration_error(labels, outputs.probability) - calibration_error(labels, reference.probability),
+        ece=ece,
+        ece_delta=ece - calibration_error(labels, reference.probability),
+        brier=squared,
+        brier_delta=squared - brier(labels, reference.probability),
         novelty_flips=_novelty_flips(outputs, reference, manifest.novelty_threshold),
         heatmap_rank_correlation=float(np.median(rank_correlation(outputs.heatmap, reference.heatmap))),
         heatmap_iou=float(np.median(top_overlap(outputs.heatmap, reference.heatmap))),
+        calibration_images=manifest.calibration.get("images", 0),
     )
 
 

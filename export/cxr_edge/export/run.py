@@ -75,7 +75,8 @@ class Run:
     def novelty(self) -> Novelty:
         """How unlike the training set an image is."""
         with np.load(self.folder / "novelty.npz") as stored:
-            return Novelty(stored["mean"], stored["basis"], float(stored["threshold"]))
+            arrays = {name: stored[name] for name in ("mean", "basis", "kinds", "reach")}
+            return Novelty(**arrays, threshold=float(stored["threshold"]))
 
     def network(self) -> keras.Model:
         """Load the trained network."""
@@ -86,10 +87,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Novelty:
-    """What `cxr_edge.train.novelty` found: mean (K,), basis (K, D), both float32, and the threshold."""
+    """What `cxr_edge.train.novelty` found: mean (K,), basis (K, D), kinds (K, M), reach (M,), float32; threshold."""
 
     mean: npt.NDArray[np.float32]
     basis: npt.NDArray[np.float32]
+    kinds: npt.NDArray[np.float32]
+    reach: npt.NDArray[np.float32]
     threshold: float
 
 
@@ -122,8 +125,9 @@ class Reference:
             heatmaps.append(tf.nn.relu(tf.reduce_sum(weights * features, axis=-1)).numpy())
             logits.append(logit.numpy())
             centred = features.numpy().mean(axis=(1, 2)) - self._novelty.mean
-            projected = centred @ self._novelty.basis @ self._novelty.basis.T
-            novelties.append(np.linalg.norm(centred - projected, axis=1).astype(np.float32))
+            missed = centred - centred @ self._novelty.basis @ self._novelty.basis.T
+            beyond = np.maximum(centred @ self._novelty.kinds - self._novelty.reach, 0)
+            novelties.append(np.linalg.norm(np.concatenate([missed, beyond], axis=1), axis=1).astype(np.float32))
         logit = np.concatenate(logits)
         probability = 1 / (1 + np.exp(-logit.astype(np.float64) / self._temperature))
         return Outputs(probability.astype(np.float32), logit, np.concatenate(heatmaps), np.concatenate(novelties))

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+import os
+import re
+import shlex
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cxr_edge.runtime.bundle import Bundle, ModelFile, sha256
-from cxr_edge.runtime.engines.tensorrt import sidecar_path, this_target
+from cxr_edge.runtime.bundle import Bundle, InputContract, ModelFile, sha256
+from cxr_edge.runtime.engines.tensorrt import PlanOptions, Sidecar, Target, sidecar_path, this_target
 from cxr_edge.runtime.errors import EngineError
 from cxr_edge.runtime.files import write_atomically
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+    from rich.progress import Progress
 
 PLAN = "model.fp16.engine"
 #: From this release on, precision comes from the types of the network; before, from a builder flag.
 STRONGLY_TYPED_SINCE = (10, 12)
-WORKSPACE_BYTES = 1 << 30
+WORKSPACE_MIB = 1024
+DEFAULT = PlanOptions()
 
 
 def is_strongly_typed(trt: Any) -> bool:
@@ -24,52 +31,165 @@ def is_strongly_typed(trt: Any) -> bool:
     return release >= STRONGLY_TYPED_SINCE or not hasattr(trt.BuilderFlag, "FP16")
 
 
-def build_plan(bundle: Bundle) -> Path:
+def source_onnx(bundle: Bundle, typed: bool) -> ModelFile:
+    """The bundle's ONNX file to build from.
+
+    Raises
+    ------
+    EngineError
+        If the bundle has none.
+    """
+    precision = "fp16" if typed else "fp32"
+    if source := bundle.find("onnx", precision):
+        return source
+    raise EngineError(f"{bundle.folder}: has no {precision} ONNX file to build from; export with --format onnx")
+
+
+def build_plan(bundle: Bundle, options: PlanOptions = DEFAULT, say: Callable[[str], None] = lambda line: None) -> Path:
     """Build the FP16 plan of a bundle for this machine and write it, with its sidecar, into the bundle.
+
+    Parameters
+    ----------
+    bundle, options
+        What to build, and what it shall be able to do.
+    say
+        Is given the equal `trtexec` line.
 
     Raises
     ------
     MissingExtraError, EngineError
         If TensorRT is not installed, there is no GPU, or the build fails.
+    IntegrityError
+        If the ONNX file is not what the manifest vouches for.
     """
-    target = this_target()
+    here = this_target()
     import tensorrt as trt
 
     typed = is_strongly_typed(trt)
-    source = bundle.find("onnx", "fp16" if typed else "fp32")
-    if source is None:
-        raise EngineError(f"{bundle.folder}: has no ONNX file to build from; export with --format onnx")
-    logger = trt.Logger(trt.Logger.WARNING)
-    builder = trt.Builder(logger)
-    network = builder.create_network(_network_flags(trt, typed))
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse(bundle.check(source).read_bytes()):
-        raise EngineError(f"TensorRT cannot parse {source.path}: {parser.get_error(0)}")
-    serialized = builder.build_serialized_network(network, _config(trt, builder, bundle, typed))
-    if serialized is None:
-        raise EngineError("TensorRT could not build the plan; its log above says why")
-    path = bundle.folder / PLAN
-    write_atomically(path, bytes(serialized))
+    source = source_onnx(bundle, typed)
+    onnx, path, cache = bundle.check(source), bundle.folder / PLAN, timing_cache(here)
+    say(shlex.join(trtexec(onnx, path, cache, bundle.manifest.input, options, typed)))
+    write_atomically(path, _build(onnx, bundle.manifest.input, options, typed, cache))
     entry = ModelFile(path.name, "tensorrt", "fp16", sha256(path), path.stat().st_size)
-    sidecar = {"file": asdict(entry), "target": asdict(target), "onnx_sha256": source.sha256, "strongly_typed": typed}
-    write_atomically(sidecar_path(path), json.dumps(sidecar, indent=2) + "\n")
+    sidecar = Sidecar(entry, here, options, source.path, source.sha256, typed)
+    write_atomically(sidecar_path(path), sidecar.to_json())
     return path
 
 
-def _network_flags(trt: Any, typed: bool) -> int:
+def timing_cache(here: Target) -> Path:
+    """Where the builder's measurements are kept: in the user's cache, for one release of TensorRT and one GPU."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cxr-edge"
+    gpu = re.sub(r"\W+", "-", f"{here.gpu} {here.compute_capability}").lower()
+    return folder / f"tensorrt-{here.tensorrt}-{gpu}.timing"
+
+
+def trtexec(
+    onnx: Path, plan: Path, cache: Path, feed: InputContract, options: PlanOptions, typed: bool
+) -> tuple[str, ...]:
+    """The command of NVIDIA's own tool that builds the same plan."""
+    shapes = _profile(feed, options.max_batch)
+    sizes = [f"{feed.name}:{'x'.join(map(str, shape))}" for shape in shapes]
+    return (
+        "trtexec",
+        f"--onnx={onnx}",
+        f"--saveEngine={plan}",
+        "--stronglyTyped" if typed else "--fp16",
+        *(f"--{name}Shapes={size}" for name, size in zip(("min", "opt", "max"), sizes, strict=True)),
+        f"--memPoolSize=workspace:{WORKSPACE_MIB}",
+        f"--timingCacheFile={cache}",
+        *(["--versionCompatible"] if options.version_compatible else []),
+        *(["--hardwareCompatibilityLevel=ampere+"] if options.hardware_compatible else []),
+    )
+
+
+def _profile(feed: InputContract, max_batch: int) -> list[tuple[int, int, int, int]]:
+    """Smallest, usual and largest input shape."""
+    return [(count, feed.height, feed.width, feed.channels) for count in (1, max_batch, max_batch)]
+
+
+def _build(onnx: Path, feed: InputContract, options: PlanOptions, typed: bool, cache_path: Path) -> bytes:
+    """Run the builder, its progress on standard error; keep what it measured."""
+    import tensorrt as trt
+    from rich.console import Console
+    from rich.progress import Progress
+
+    logger = trt.Logger(trt.Logger.WARNING)
+    builder = trt.Builder(logger)
+    network = builder.create_network(_network_flags(typed))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(onnx.read_bytes()):
+        raise EngineError(f"TensorRT cannot parse {onnx}: {parser.get_error(0)}")
+    config = _config(builder, feed, options, typed)
+    cache = _use_timing_cache(config, cache_path)
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        # The builder borrows monitor and cache: both must outlive it.
+        config.progress_monitor = monitor = _monitor(bars)
+        serialized: Any = builder.build_serialized_network(network, config)
+    if monitor.interrupted:
+        raise KeyboardInterrupt
+    if serialized is None:
+        raise EngineError("TensorRT could not build the plan; its log above says why")
+    measured: Any = cache.serialize()
+    write_atomically(cache_path, bytes(measured))
+    return bytes(serialized)
+
+
+def _network_flags(typed: bool) -> int:
     """STRONGLY_TYPED where the release has it; networks of releases without the flag are typed anyway."""
-    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    import tensorrt as trt
+
+    flag = trt.NetworkDefinitionCreationFlag.__members__.get("STRONGLY_TYPED")
     return 1 << int(flag) if typed and flag is not None else 0
 
 
-def _config(trt: Any, builder: Any, bundle: Bundle, typed: bool) -> Any:
+def _config(builder: trt.Builder, feed: InputContract, options: PlanOptions, typed: bool) -> trt.IBuilderConfig:
+    import tensorrt as trt
+
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_MIB << 20)
     if not typed:
-        config.set_flag(trt.BuilderFlag.FP16)
-    feed = bundle.manifest.input
+        config.set_flag(trt.BuilderFlag.__members__["FP16"])  # by name: 11 has no such flag
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.hardware_compatible:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     profile = builder.create_optimization_profile()
-    one = (1, feed.height, feed.width, feed.channels)
-    profile.set_shape(feed.name, one, one, one)
-    config.add_optimization_profile(profile)
+    profile.set_shape(feed.name, *(trt.Dims(list(shape)) for shape in _profile(feed, options.max_batch)))
+    if config.add_optimization_profile(profile) < 0:
+        raise EngineError(f"TensorRT refuses batches of {options.max_batch}; its log above says why")
     return config
+
+
+def _use_timing_cache(config: trt.IBuilderConfig, path: Path) -> trt.ITimingCache:
+    """Attach what earlier builds measured here; an empty cache if there is none, or it is of something else."""
+    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
+    return cache
+
+
+def _monitor(bars: Progress) -> Any:
+    """A progress monitor that shows each phase of the build as a bar while it lasts, and ends the build on Ctrl-C."""
+    import tensorrt as trt
+
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)  # the bindings ask for this very call
+            self.interrupted = False
+            self._tasks: dict[str, Any] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._tasks[phase_name] = bars.add_task(phase_name, total=num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            try:
+                bars.update(self._tasks[phase_name], completed=step + 1)
+            except KeyboardInterrupt:  # it would be lost in TensorRT; this ends the build
+                self.interrupted = True
+            return not self.interrupted
+
+        def phase_finish(self, phase_name: str) -> None:
+            bars.remove_task(self._tasks.pop(phase_name))
+
+    return Monitor()

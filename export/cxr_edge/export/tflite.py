@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.export.metadata import LABELS, add_metadata
 from cxr_edge.runtime.bundle import MANIFEST
 from cxr_edge.runtime.quiet import quiet_native_stderr
 
@@ -97,12 +98,13 @@ def to_int8(flatbuffer: bytes, calibration: npt.NDArray[np.uint8], float_layers:
 
 
 def write_tflite(flatbuffer: bytes, path: Path, facts: str, labels: tuple[str, ...]) -> None:
-    """Write a TFLite file with the manifest's facts and the labels inside.
+    """Write a TFLite file with its metadata, the manifest's facts and the labels inside.
 
-    As TFLite metadata packs associated files: a zip appended to the flatbuffer, which interpreters do not look at.
+    Metadata is a table in the flatbuffer; the files that it names are a zip appended to it, which interpreters do not
+    look at.
     """
-    path.write_bytes(flatbuffer)
+    path.write_bytes(add_metadata(flatbuffer, MANIFEST))
     with zipfile.ZipFile(path, "a") as archive:
-        for name, text in ((MANIFEST, facts), ("labels.txt", "\n".join(labels) + "\n")):
+        for name, text in ((MANIFEST, facts), (LABELS, "\n".join(labels) + "\n")):
             # A fixed date, so that the same model gives the same file.
             archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), text)

@@ -13,10 +13,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.export.flips import Flip, find_flips
 from cxr_edge.export.gates import Check, Gate, check
-from cxr_edge.export.parity import Parity, compare, count_flips, run_file
+from cxr_edge.export.layers import IMAGES, LayerReport, measure_layers
+from cxr_edge.export.parity import Parity, compare, run_file
+from cxr_edge.export.precision import check_precision
+from cxr_edge.export.preprocessing import PreprocessingParity, compare_loaders
 from cxr_edge.export.run import Reference, Run
-from cxr_edge.runtime.bundle import Bundle, ModelFile
+from cxr_edge.export.taps import KerasTap, Tap, open_tap
+from cxr_edge.runtime.bundle import Bundle, Manifest, ModelFile
 from cxr_edge.runtime.dataset import LabelledImage, fingerprint, read_dataset, read_pixels
 from cxr_edge.runtime.engines import Outputs
 from cxr_edge.runtime.errors import CxrEdgeError, IntegrityError, UsageError
@@ -24,7 +29,7 @@ from cxr_edge.runtime.files import write_atomically
 from cxr_edge.runtime.predictor import load
 
 SCHEMA_VERSION = 1
-#: Images on which our decoder and resizing are compared with Pillow's.
+#: Images on which our decoder and resizing are compared with others'.
 PREPROCESSING_IMAGES = 200
 #: Told what is being done, and how many of how many images are.
 Progress = Callable[[str, int, int], None]
@@ -32,43 +37,55 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class FileResult:
-    """One file's verdict: what was measured and held, or why it could not be run."""
+    """One file's verdict: what was measured and held, or why it could not be run.
+
+    Attributes
+    ----------
+    outputs, flips
+        What it said of every image, and what it decided otherwise; empty if it could not be run.
+    layers
+        Where it leaves its reference, if that was asked for.
+    """
 
     file: ModelFile
     parity: Parity | None
     checks: Sequence[Check]
     error: str | None = None
+    outputs: Outputs | None = None
+    flips: Sequence[Flip] = ()
+    layers: LayerReport | None = None
 
     @property
     def passed(self) -> bool:
         """Whether it ran and every limit held."""
         return self.error is None and all(c.passed for c in self.checks)
 
-
-@dataclass(frozen=True)
-class PreprocessingParity:
-    """Our decoding and resizing against Pillow's (box filter), and what the trained network makes of the difference."""
-
-    images: int
-    pixel_max: int
-    pixel_mean: float
-    probability_max: float
-    flips: int
+    @property
+    def failures(self) -> list[str]:
+        """Why it did not pass."""
+        return [self.error] if self.error else [str(c) for c in self.checks if not c.passed]
 
 
 @dataclass(frozen=True)
 class Verification:
-    """The verdict on a bundle."""
+    """The verdict on a bundle, and the images and the reference that it was found on."""
 
-    images: int
+    manifest: Manifest
     data_fingerprint: str
+    samples: Sequence[LabelledImage]
+    reference: Outputs
     files: Sequence[FileResult]
-    preprocessing: PreprocessingParity
+    preprocessing: Sequence[PreprocessingParity]
 
     @property
     def passed(self) -> bool:
         """Whether every file passed."""
         return all(result.passed for result in self.files)
+
+    @property
+    def images(self) -> int:
+        """On how many images."""
+        return len(self.samples)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `parity.json`."""
@@ -78,18 +95,30 @@ class Verification:
             "passed": self.passed,
             "images": self.images,
             "data_fingerprint": self.data_fingerprint,
-            "files": [
-                asdict(r.file)
-                | {"passed": r.passed, "error": r.error, "checks": [asdict(c) for c in r.checks]}
-                | ({k: v for k, v in asdict(r.parity).items() if k != "file"} if r.parity else {})
-                for r in self.files
-            ],
-            "preprocessing": asdict(self.preprocessing),
+            "files": [self._row(result) for result in self.files],
+            "preprocessing": [asdict(parity) for parity in self.preprocessing],
         }
+
+    def _row(self, result: FileResult) -> dict[str, Any]:
+        row = asdict(result.file) | {"passed": result.passed, "error": result.error}
+        row["checks"] = [asdict(c) for c in result.checks]
+        if result.parity:
+            row |= {key: value for key, value in asdict(result.parity).items() if key != "file"}
+            row["flipped"] = [{"image": self.samples[f.row].key} | asdict(f) for f in result.flips]
+        if result.layers:
+            first = result.layers.first_to_leave
+            row["layers"] = {"first_to_leave": first.name if first else None} | asdict(result.layers)
+        return row
 
 
 def verify_bundle(
-    path: Path, data: Path, run_folder: Path | None, gates: Mapping[str, Gate], limit: int | None, progress: Progress
+    path: Path,
+    data: Path,
+    run_folder: Path | None,
+    gates: Mapping[str, Gate],
+    limit: int | None,
+    progress: Progress,
+    layers: bool = False,
 ) -> Verification:
     """Run every file of a bundle over a data set and compare it with the trained network; writes `parity.json`.
 
@@ -99,6 +128,8 @@ def verify_bundle(
         Of the trained network; by default where the bundle was exported from.
     limit
         Take this many images, evenly over the data set, instead of all.
+    layers
+        Also measure the error of every tensor, on some of the images.
 
     Raises
     ------
@@ -106,87 +137,83 @@ def verify_bundle(
         If bundle, run or data cannot be used at all. A file that cannot be run fails instead.
     """
     bundle = Bundle.open(path)
-    run = _trained_network(bundle, run_folder)
-    images = _sample(read_dataset(data), limit)
-    labels = np.array([image.label for image in images], np.int64)
-    reference = _Reference(run, bundle, images, progress)
-    results = []
-    for file in bundle.manifest.files:
-        results.append(_verify_file(bundle, file, images, labels, reference.outputs, gates[file.precision], progress))
-    verification = Verification(len(images), fingerprint(images), results, reference.preprocessing(progress))
+    trained = _Trained(_trained_run(bundle, run_folder), bundle, _evenly(read_dataset(data), limit), progress)
+    results = [
+        _verify_file(bundle, file, trained, gates[file.precision], layers, progress) for file in bundle.manifest.files
+    ]
+    images, outputs = trained.images, trained.outputs
+    verification = Verification(
+        bundle.manifest, fingerprint(images), images, outputs, results, trained.preprocessing(progress)
+    )
     write_atomically(path / "parity.json", json.dumps(verification.to_dict(), indent=2) + "\n")
     return verification
 
 
 def _verify_file(
-    bundle: Bundle,
-    file: ModelFile,
-    images: Sequence[LabelledImage],
-    labels: npt.NDArray[np.int64],
-    reference: Outputs,
-    gate: Gate,
-    progress: Progress,
+    bundle: Bundle, file: ModelFile, trained: _Trained, gate: Gate, layers: bool, progress: Progress
 ) -> FileResult:
     done = 0
 
     def tick() -> None:
         nonlocal done
         done += 1
-        progress(file.path, done, len(images))
+        progress(file.path, done, len(trained.images))
 
     try:
         predictor = load(bundle.folder, file.engine, file.precision, threads=os.cpu_count())
-        outputs = run_file(predictor, images, tick)
+        check_precision(bundle.folder / file.path, file)
+        outputs = run_file(predictor, trained.images, tick)
     except CxrEdgeError as error:  # changed content, an absent engine, a backend that ran elsewhere
         return FileResult(file, None, (), f"{type(error).__name__}: {error}")
-    parity = compare(file, predictor.engine.backend, outputs, reference, labels, bundle.manifest)
-    return FileResult(file, parity, check(parity, gate))
+    parity = compare(file, predictor.engine.backend, outputs, trained.outputs, trained.labels, bundle.manifest)
+    flips = find_flips(outputs, trained.outputs, bundle.manifest.operating_points)
+    report = _layers(bundle, file, trained, progress) if layers else None
+    return FileResult(file, parity, check(parity, gate), None, outputs, flips, report)
 
 
-class _Reference:
+def _layers(bundle: Bundle, file: ModelFile, trained: _Trained, progress: Progress) -> LayerReport | None:
+    """A file against the bundle's fp32 file of the same format, which names its tensors alike; else against Keras."""
+    if (tap := open_tap(bundle.folder / file.path)) is None:
+        return None
+    progress(f"{file.path}, layer by layer", 0, 1)
+    exact = bundle.find(file.engine, "fp32")
+    reference: Tap | None = None
+    if exact and exact != file:
+        reference = open_tap(bundle.check(exact))
+    name = exact.path if exact and reference else "trained network (Keras)"
+    pixels = trained.pixels[_spread(len(trained.images), IMAGES)]
+    report = measure_layers(tap, reference or KerasTap(trained.network), pixels, file.precision, name)
+    progress(f"{file.path}, layer by layer", 1, 1)
+    return report
+
+
+class _Trained:
     """The trained network over the images, from their files on."""
 
     def __init__(self, run: Run, bundle: Bundle, images: Sequence[LabelledImage], progress: Progress) -> None:
-        self._network = Reference(run.network(), run.temperature, run.novelty)
-        self._images = images
-        self._feed = bundle.manifest.input
-        self._threshold = bundle.manifest.operating_points[0].threshold
-        self._pixels = read_pixels(images, self._feed.height, self._feed.width)
+        self.network = run.network()
+        self.images = images
+        self.labels: npt.NDArray[np.int64] = np.array([image.label for image in images], np.int64)
+        self.pixels = read_pixels(images, bundle.manifest.input.height, bundle.manifest.input.width)
+        self._reference = Reference(self.network, run.temperature, run.novelty)
+        self._point = bundle.manifest.operating_points[0]
         parts = []
         for start in range(0, len(images), 32):
-            parts.append(self._network.run(self._pixels[start : start + 32]))
+            parts.append(self._reference.run(self.pixels[start : start + 32]))
             progress("trained network (Keras)", min(start + 32, len(images)), len(images))
         columns = ((p.probability, p.logit, p.heatmap, p.novelty) for p in parts)
         self.outputs = Outputs(*(np.concatenate(column) for column in zip(*columns, strict=True)))
 
-    def preprocessing(self, progress: Progress) -> PreprocessingParity:
-        """What changes for the trained network when Pillow decodes and resizes instead of us."""
-        rows = np.linspace(0, len(self._images) - 1, min(PREPROCESSING_IMAGES, len(self._images))).round().astype(int)
-        theirs = np.stack([_pillow_input(self._images[r].path, self._feed.height, self._feed.width) for r in rows])
-        difference = np.abs(theirs.astype(int) - self._pixels[rows].astype(int))
-        other = self._network.run(theirs)
-        ours = self.outputs.take(rows)
-        progress("preprocessing against Pillow", len(rows), len(rows))
-        return PreprocessingParity(
-            images=len(rows),
-            pixel_max=int(difference.max()),
-            pixel_mean=float(difference.mean()),
-            probability_max=float(np.abs(other.probability - ours.probability).max()),
-            flips=count_flips(other, ours, self._threshold),
-        )
+    def preprocessing(self, progress: Progress) -> list[PreprocessingParity]:
+        """What changes when others decode and resize instead of us."""
+        rows = _spread(len(self.images), PREPROCESSING_IMAGES)
+        images = [self.images[row] for row in rows]
+        results = compare_loaders(images, self.pixels[rows], self.outputs.take(rows), self._reference.run, self._point)
+        progress("preprocessing", len(rows), len(rows))
+        return results
 
 
-def _pillow_input(path: Path, height: int, width: int) -> npt.NDArray[np.uint8]:
-    from PIL import Image, ImageOps
-
-    with Image.open(path) as image:
-        gray = ImageOps.exif_transpose(image).convert("L")
-        if gray.size != (width, height):
-            gray = gray.resize((width, height), Image.Resampling.BOX)
-        return np.asarray(gray, np.uint8)[:, :, np.newaxis]
-
-
-def _trained_network(bundle: Bundle, run_folder: Path | None) -> Run:
+def _trained_run(bundle: Bundle, run_folder: Path | None) -> Run:
     """The run that the bundle was exported from, known by the hash of its network."""
     training = bundle.manifest.training
     folder = run_folder or (bundle.folder / training["run"] if "run" in training else None)
@@ -198,7 +225,10 @@ def _trained_network(bundle: Bundle, run_folder: Path | None) -> Run:
     return run
 
 
-def _sample(images: list[LabelledImage], limit: int | None) -> list[LabelledImage]:
-    if limit is None or limit >= len(images):
-        return images
-    return [images[row] for row in np.linspace(0, len(images) - 1, limit).round().astype(int)]
+def _evenly(images: list[LabelledImage], limit: int | None) -> list[LabelledImage]:
+    return images if limit is None else [images[row] for row in _spread(len(images), limit)]
+
+
+def _spread(available: int, wanted: int) -> npt.NDArray[np.intp]:
+    """Rows of `wanted` images, or of all, evenly over those available."""
+    return np.linspace(0, available - 1, min(wanted, available)).round().astype(np.intp)

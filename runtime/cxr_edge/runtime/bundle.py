@@ -79,6 +79,8 @@ class Manifest:
     """The facts of a model; written by `cxr-edge export`.
 
     `training` and `calibration` are provenance (data fingerprint, split, seed, versions): carried, not interpreted.
+    `companions` are files with other inputs or outputs than `files`, for others to run: nothing here decides with them.
+    `files` decide; `gradient` (d logit / d image) only explains, and is left out of old or small bundles.
     The first operating point is the default. An image of more novelty than the threshold is not in distribution.
     """
 
@@ -93,6 +95,8 @@ class Manifest:
     training: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
     files: tuple[ModelFile, ...] = ()
+    companions: tuple[ModelFile, ...] = ()
+    gradient: ModelFile | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
@@ -121,17 +125,25 @@ class Manifest:
             )
         data["input"] = _build(InputContract, data.get("input"), f"{name}: input")
         data["heatmap"] = _build(HeatmapGeometry, data.get("heatmap"), f"{name}: heatmap")
-        points, files = data.get("operating_points") or [], data.get("files") or []
+        points = data.get("operating_points") or []
         data["operating_points"] = tuple(_build(OperatingPoint, p, f"{name}: operating_points") for p in points)
-        data["files"] = tuple(_build(ModelFile, f, f"{name}: files") for f in files)
+        for key in ("files", "companions"):
+            data[key] = tuple(_build(ModelFile, f, f"{name}: {key}") for f in data.get(key) or [])
+        if data.get("gradient") is not None:
+            data["gradient"] = _build(ModelFile, data["gradient"], f"{name}: gradient")
         data["classes"] = tuple(data.get("classes", ()))
         manifest = _build(cls, data, name)
         if not manifest.operating_points:
             raise BundleError(f"{name}: no operating point; export again")
-        for file in manifest.files:
+        for file in manifest.all_files:
             if Path(file.path).name != file.path:
                 raise BundleError(f"{name}: file path {file.path!r} leaves the bundle")
         return manifest
+
+    @property
+    def all_files(self) -> tuple[ModelFile, ...]:
+        """Every file that the manifest vouches for, those that decide nothing here too."""
+        return (*self.files, *([self.gradient] if self.gradient else []), *self.companions)
 
     def operating_point(self, name: str | None = None) -> OperatingPoint:
         """The operating point of that name; the default one without a name."""
@@ -237,6 +249,10 @@ def _lone_manifest(path: Path) -> Manifest:
     if facts is None:
         raise BundleError(f"{path}: carries no cxr-edge facts, so nobody knows how to feed it; export it with cxr-edge")
     manifest = Manifest.from_json(facts, str(path))
+    if manifest.companions:
+        raise BundleError(f"{path}: is made for other clients, not for cxr-edge; name its bundle or another file of it")
+    if manifest.gradient:
+        raise BundleError(f"{path}: holds a gradient and decides nothing; open the bundle that it belongs to")
     if len(manifest.files) != 1:
         raise BundleError(f"{path}: its embedded manifest names {len(manifest.files)} files instead of itself")
     # A file cannot hold its own hash: the embedded entry says engine and precision, the rest is measured.

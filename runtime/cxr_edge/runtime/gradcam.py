@@ -69,13 +69,19 @@ def overlay(
     (H', W', 3) uint8 RGB: the radiograph with its own aspect ratio, longer side within `PICTURE_SIDES`, caption above
     and scale below. Colour and opacity grow with the contribution, from none to the map's peak.
     """
-    factor = float(np.clip(max(gray.shape), *PICTURE_SIDES)) / max(gray.shape)
-    height, width = (round(side * factor) for side in gray.shape)
-    radiograph = cv2.resize(gray, (width, height), interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+    radiograph = scaled_radiograph(gray)
+    height, width = radiograph.shape
     full_scale = max(float(heatmap.max()), FAINT_LOGIT)
     heat = upsample(heatmap, geometry, contract, height, width) / full_scale
     picture = _blend(radiograph, heat)
-    return np.vstack([_text_band(caption, width), picture, _scale_band(full_scale, width)])
+    return np.vstack([text_band(caption, width), picture, _scale_band(full_scale, width)])
+
+
+def scaled_radiograph(gray: Gray) -> Gray:
+    """Bring the longer side of a radiograph (H, W) within `PICTURE_SIDES`, its aspect ratio kept."""
+    factor = float(np.clip(max(gray.shape), *PICTURE_SIDES)) / max(gray.shape)
+    height, width = (round(side * factor) for side in gray.shape)
+    return cv2.resize(gray, (width, height), interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
 
 
 def encode_picture(picture: npt.NDArray[np.uint8]) -> bytes:
@@ -92,9 +98,10 @@ def _blend(gray: Gray, heat: FloatArray) -> npt.NDArray[np.uint8]:
     return np.asarray(cv2.blendLinear(coloured, cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB), opacity, 1 - opacity), np.uint8)
 
 
-def _text_band(text: str, width: int) -> npt.NDArray[np.uint8]:
+def text_band(text: str, width: int) -> npt.NDArray[np.uint8]:
+    """A black band with a line of text: (28, width, 3) uint8."""
     band = np.zeros((28, width, 3), np.uint8)
-    _put(band, text, 8, 19)
+    put_text(band, text, 8, 19)
     return band
 
 
@@ -102,11 +109,12 @@ def _scale_band(peak: float, width: int) -> npt.NDArray[np.uint8]:
     band = np.zeros((44, width, 3), np.uint8)
     ramp = np.tile(np.linspace(0, 1, width - 16, dtype=np.float32), (10, 1))
     band[6:16, 8:-8] = _blend(np.full(ramp.shape, 96, np.uint8), ramp)  # over mid-grey, as on the radiograph
-    _put(band, "0", 8, 35)
-    _put(band, "contribution of a cell to the pneumonia logit", (width - 330) // 2, 35)
-    _put(band, f"{peak:.2f}", width - 48, 35)
+    put_text(band, "0", 8, 35)
+    put_text(band, "contribution of a cell to the pneumonia logit", (width - 330) // 2, 35)
+    put_text(band, f"{peak:.2f}", width - 48, 35)
     return band
 
 
-def _put(band: npt.NDArray[np.uint8], text: str, x: int, y: int) -> None:
+def put_text(band: npt.NDArray[np.uint8], text: str, x: int, y: int) -> None:
+    """Write small white text into a picture, its lower left corner at (x, y)."""
     cv2.putText(band, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)

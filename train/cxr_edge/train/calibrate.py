@@ -15,6 +15,8 @@ Labels = npt.NDArray[np.int64]
 
 #: Temperatures that are searched.
 TEMPERATURES = (0.1, 10.0)
+#: What `balanced` holds, if the network can: sensitivity, and at least that specificity.
+BALANCED = (0.96, 0.90)
 #: What `screening` holds for sensitivity, and `confirm` for specificity.
 TARGET = 0.98
 #: A threshold that nothing reaches.
@@ -71,13 +73,16 @@ def operating_points(labels: Labels, *probabilities: Floats) -> tuple[OperatingP
     """
     thresholds, sensitivity, specificity = _sweep(labels, probabilities)
     least_sensitive, least_specific = sensitivity.min(axis=0), specificity.min(axis=0)
+
+    def sensitive(least: float) -> tuple[int, str]:
+        return int(np.flatnonzero(least_sensitive >= least)[0]), f"highest threshold with sensitivity ≥ {least:.0%}"
+
+    balanced = sensitive(BALANCED[0])
+    if least_specific[balanced[0]] < BALANCED[1]:  # a weak network; Youden (1950), in the version where it is least
+        balanced = int((sensitivity + specificity).min(axis=0).argmax()), "largest sensitivity + specificity"
     found = {
-        # Youden (1950), in the version where it is least.
-        "balanced": (int((sensitivity + specificity).min(axis=0).argmax()), "largest sensitivity + specificity"),
-        "screening": (
-            int(np.flatnonzero(least_sensitive >= TARGET)[0]),
-            f"highest threshold with sensitivity ≥ {TARGET:.0%}",
-        ),
+        "balanced": balanced,
+        "screening": sensitive(TARGET),
         "confirm": (
             int(np.flatnonzero(least_specific >= TARGET)[-1]),
             f"lowest threshold with specificity ≥ {TARGET:.0%}",

@@ -12,12 +12,15 @@ import click
 from cxr_edge.runtime.console import emit, output_format, table
 from cxr_edge.runtime.errors import EXIT_CHECK_FAILED
 from cxr_edge.runtime.files import write_atomically
-from cxr_edge.runtime.quiet import import_keras_quietly
+from cxr_edge.runtime.quiet import import_keras_quietly, quiet_native_stderr
+from cxr_edge.train.distribute import STRATEGIES
 
 if TYPE_CHECKING:
     from cxr_edge.train.audit import Audit
 
 ARCHITECTURES = ("mobilenetv2", "resnet50", "cnn")
+LOSSES = ("bce", "focal")
+SCHEDULES = ("cosine", "plateau")
 
 
 @click.command()
@@ -30,14 +33,72 @@ ARCHITECTURES = ("mobilenetv2", "resnet50", "cnn")
     show_default=True,
     help="'imagenet' (Keras fetches them), 'none' (from scratch), or a .weights.h5 file of the backbone.",
 )
-@click.option("--epochs", type=click.IntRange(1), default=6, show_default=True, help="Of fine-tuning, at most.")
+@click.option(
+    "--alpha",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Width of mobilenetv2; there are ImageNet weights for 0.35, 0.5, 0.75, 1, 1.3 and 1.4.",
+)
+@click.option("--size", type=click.IntRange(64), default=224, show_default=True, help="Of the input: multiple of 32.")
+@click.option(
+    "--border-crop",
+    type=click.FloatRange(0, 0.4),
+    default=0.0,
+    show_default=True,
+    help="Share of each side that the network itself cuts off, there where markers and collimation are.",
+)
+@click.option("--epochs", type=click.IntRange(1), default=8, show_default=True, help="Of fine-tuning, at most.")
 @click.option("--head-epochs", type=click.IntRange(1), default=1, show_default=True, help="On the frozen backbone.")
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
-@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-4, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="On all devices together.")
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=3e-4, show_default=True)
+@click.option(
+    "--schedule",
+    type=click.Choice(SCHEDULES),
+    default="cosine",
+    show_default=True,
+    help="Of the learning rate: down to 0 over the epochs, or lower whenever an epoch was no better.",
+)
+@click.option(
+    "--loss", type=click.Choice(LOSSES), default="bce", show_default=True, help="Cross-entropy, or focal cross-entropy."
+)
+@click.option(
+    "--class-weights/--no-class-weights", default=False, show_default=True, help="Let both classes count the same."
+)
+@click.option(
+    "--label-smoothing",
+    type=click.FloatRange(0, 0.5, max_open=True),
+    default=0.0,
+    show_default=True,
+    help="Share of each label that is spread over both classes.",
+)
+@click.option(
+    "--mixup",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    metavar="ALPHA",
+    help="Mix pairs of images and labels in shares from Beta(ALPHA, ALPHA); 0 mixes none, 0.2 is usual.",
+)
+@click.option(
+    "--mixed-precision", is_flag=True, help="Train in half precision, quick on a GPU; the network saved is fp32."
+)
+@click.option(
+    "--strategy",
+    type=click.Choice(STRATEGIES),
+    default="none",
+    show_default=True,
+    help="Train on all devices of this machine, or on all hosts in TF_CONFIG.",
+)
+@click.option("--resume", is_flag=True, help="Go on from the last finished epoch of an interrupted run.")
+@click.option(
+    "--tensorboard", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Log there for TensorBoard."
+)
+@click.option("--track", is_flag=True, help="Log to MLflow: to MLFLOW_TRACKING_URI, or to mlflow.db here.")
 @click.option(
     "--val-fraction",
     type=click.FloatRange(0, 0.5, min_open=True),
-    default=0.15,
+    default=0.1,
     show_default=True,
     help="Share of the images, whole patients, that chooses epoch, temperature and thresholds.",
 )
@@ -49,23 +110,54 @@ ARCHITECTURES = ("mobilenetv2", "resnet50", "cnn")
     help="Share of the images, other patients, that chooses nothing and is measured at the end.",
 )
 @click.option("--fold", type=click.IntRange(0), default=0, show_default=True, help="Turns the blocks of patients on.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same run again.")
 @output_format("table", "json")
-def train(data: Path, run: Path, format: str, **options: Any) -> None:
+def train(
+    data: Path, run: Path, resume: bool, tensorboard: Path | None, track: bool, format: str, **options: Any
+) -> None:
     """Train a pneumonia classifier on DATA and write a run folder.
 
     DATA is a folder in the Kaggle layout: {train,val}/{NORMAL,PNEUMONIA}/*.jpeg. Train and val are pooled and split
-    anew by patient; a test split is never opened.
+    anew by patient; a test split is never opened. An interrupted run leaves RUN.partial, from which the same command
+    goes on with --resume.
 
     \b
       cxr-edge train chest_xray -o runs/first
+      cxr-edge train chest_xray -o runs/first --resume                   # after an interruption
+      cxr-edge train chest_xray -o runs/small --alpha 0.5 --size 160     # a smaller, quicker network
+
+    On GPUs, with cxr-edge[train-gpu]; the logs need cxr-edge[track]:
+
+    \b
+      cxr-edge train chest_xray -o runs/gpu --mixed-precision --batch-size 64
+      cxr-edge train chest_xray -o runs/gpus --strategy mirrored --batch-size 256 --track
+
+    On two hosts that share a file system; the second has "index": 1, and the first writes the run:
+
+    \b
+      export TF_CONFIG='{"cluster": {"worker": ["host0:2222", "host1:2222"]},
+                         "task": {"type": "worker", "index": 0}}'
+      cxr-edge train chest_xray -o runs/hosts --strategy multiworker
+
+    Then:
+
+    \b
       cxr-edge export runs/first -o bundle --calib chest_xray
     """
-    import_keras_quietly()
+    from cxr_edge.train.distribute import connect
     from cxr_edge.train.fit import TrainConfig
     from cxr_edge.train.fit import train as run_training
+    from cxr_edge.train.tracking import Tracking
 
-    record = run_training(data, run, TrainConfig(**{f.name: options[f.name] for f in fields(TrainConfig)}))
+    tracking = Tracking(tensorboard, track)
+    with quiet_native_stderr():
+        connect(options["strategy"])  # before TensorFlow does anything else
+    import_keras_quietly()
+    config = TrainConfig(**{f.name: options[f.name] for f in fields(TrainConfig)})
+    record = run_training(data, run, config, resume=resume, tracking=tracking)
+    if not record:
+        click.echo("this worker is done; the chief writes the run", err=True)
+        return
     if format == "json":
         emit(record, format)
         return
@@ -82,12 +174,21 @@ def train(data: Path, run: Path, format: str, **options: Any) -> None:
 )
 @click.option(
     "--split",
-    type=click.Choice(("validation", "all")),
-    help="Images of DATA to take.  [default: those that a run held out, if DATA has them, otherwise all]",
+    type=click.Choice(("holdout", "validation", "all")),
+    help="Images of DATA to take.  [default: of a run, its hold-out, which chose nothing, or else its validation part, "
+    "which chose the thresholds, if DATA has them; otherwise all]",
 )
 @click.option("--shift/--no-shift", default=True, show_default=True, help="Measure proxies for another hospital too.")
+@click.option(
+    "--faithfulness/--no-faithfulness",
+    default=True,
+    show_default=True,
+    help="Measure too whether the heatmaps show what decides: some minutes on two cores.",
+)
 @output_format("table", "json")
-def evaluate(model: Path, data: Path, report: Path, split: str | None, shift: bool, format: str) -> None:
+def evaluate(
+    model: Path, data: Path, report: Path, split: str | None, shift: bool, faithfulness: bool, format: str
+) -> None:
     """Measure MODEL on the labelled radiographs of DATA and write a report.
 
     MODEL is a run folder, a bundle folder or a lone model file. Every figure has a 95 % interval of a bootstrap over
@@ -95,13 +196,13 @@ def evaluate(model: Path, data: Path, report: Path, split: str | None, shift: bo
 
     \b
       cxr-edge evaluate runs/first chest_xray -o reports/first
-      cxr-edge evaluate bundle chest_xray/test -o reports/test --no-shift
+      cxr-edge evaluate bundle chest_xray/test -o reports/test --no-shift --no-faithfulness
     """
     from rich.console import Console
 
     from cxr_edge.train.evaluate import choose_images
     from cxr_edge.train.evaluate import evaluate as measure
-    from cxr_edge.train.report import PAGE, check_target, rows, write_report
+    from cxr_edge.train.report import PAGE, check_target, heatmap_rows, rows, write_report
     from cxr_edge.train.subject import open_subject
 
     check_target(report)
@@ -109,13 +210,16 @@ def evaluate(model: Path, data: Path, report: Path, split: str | None, shift: bo
     source = choose_images(subject, data, split)
     click.echo(f"evaluating on {source.description}", err=True)
     with Console(stderr=True).status("reading") as status:
-        evaluation = measure(subject, source, shift, step=status.update)
+        evaluation = measure(subject, source, shift, faithfulness, step=status.update)
         status.update("writing the report")
         write_report(evaluation, report)
     if format == "json":
         emit(evaluation.to_dict(), format)
         return
     emit(rows(evaluation), format)
+    if evaluation.faithfulness:
+        click.echo()
+        emit(heatmap_rows(evaluation.faithfulness), format)
     if evaluation.shift:
         worst, decisions = evaluation.shift.worst, evaluation.shift.worst_decisions
         click.echo(f"worst proxies: AUC {worst.auc:.4f} ({worst.name}); decisions, {decisions.name}", err=True)

@@ -34,7 +34,8 @@ def heatmap_geometry(network: keras.Model, pixels: npt.NDArray[np.uint8]) -> Hea
         answers = [_answer(features, pixels, still, share * size, axis) for share in POSITIONS]
         slope, intercept = np.polyfit(answers, POSITIONS * size, 1)
         centres.append(slope * (cells - 1) / 2 + intercept)
-    stride = size / cells
+    border = next((layer.cropping[0][0] for layer in network.layers if layer.name == "crop"), 0)
+    stride = (size - 2 * border) / cells
     return HeatmapGeometry(stride, round(float(np.mean(centres)) - stride * (cells - 1) / 2, 1))
 
 

@@ -15,15 +15,20 @@ import numpy.typing as npt
 from cxr_edge.runtime.dataset import CLASSES
 from cxr_edge.runtime.gradcam import overlay
 from cxr_edge.runtime.image import read_image
-from cxr_edge.train.metrics import BINS, Cases, bin_index
+from cxr_edge.train.faithfulness import SHARES
+from cxr_edge.train.metrics import BINS, Cases, ReliabilityBin
 
 if TYPE_CHECKING:
     from cxr_edge.train.evaluate import AtPoint, Evaluation
+    from cxr_edge.train.faithfulness import Curves, Faithfulness
+    from cxr_edge.train.randomisation import Randomised
 
 #: Pictures of each kind in the gallery: right and wrong, of each class.
 SHOWN = 3
 #: Longer side of a radiograph in the gallery (pixels).
 _SIDE = 512
+#: Title of the diagram of randomised networks.
+CASCADE = "Randomised from the head downwards"
 #: Probabilities are drawn on a logit scale within these.
 _EDGES = (1e-4, 1 - 1e-4)
 _BLUE, _RED, _GREY = "#1f6feb", "#b3261e", "#8a949e"
@@ -47,9 +52,17 @@ def draw_all(evaluation: Evaluation) -> dict[str, bytes]:
         "ROC curve": _png(lambda axes: _roc(axes, cases, points)),
         "Precision and recall": _png(lambda axes: _precision_recall(axes, cases, points)),
         "Threshold sweep": _png(lambda axes: _sweep(axes, cases, points)),
-        "Reliability": _png(lambda axes: _reliability(axes, cases)),
+        "Reliability": _png(lambda axes: _reliability(axes, evaluation.reliability)),
     }
-    return drawn | {f"Decisions, {at.point.name}": _png(partial(_confusion, at=at)) for at in points}
+    return drawn | {f"Confusion matrix, {at.point.name}": _png(partial(_confusion, at=at)) for at in points}
+
+
+def draw_faithfulness(found: Faithfulness) -> dict[str, bytes]:
+    """The diagrams of the heatmaps: title -> PNG file."""
+    drawn = {
+        f"{each.way.capitalize()}, {each.substitute}": _png(partial(_curves, curves=each)) for each in found.curves
+    }
+    return drawn | ({CASCADE: _png(partial(_cascade, steps=found.randomised))} if found.randomised else {})
 
 
 def gallery(evaluation: Evaluation) -> dict[str, list[Shown]]:
@@ -97,15 +110,23 @@ def _png(draw: Callable[[Any], None]) -> bytes:
 
 
 def _roc(axes: Any, cases: Cases, points: Sequence[AtPoint]) -> None:
-    from sklearn.metrics import roc_curve
+    from sklearn.metrics import auc, roc_curve
 
     false_positive, true_positive, _ = roc_curve(cases.labels, cases.logit)
-    axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1)
-    axes.plot(false_positive, true_positive, color=_BLUE)
-    for at, marker in zip(points, "osD^v" * len(points), strict=False):
-        specificity, sensitivity = at.metrics["specificity"].value, at.metrics["sensitivity"].value
-        if specificity is not None and sensitivity is not None:
-            axes.plot(1 - specificity, sensitivity, marker, color=_RED, markersize=6, label=at.point.name)
+    shown = [axes]
+    if auc(false_positive, true_positive) > 0.9:  # then all of interest is in the corner, and the middle is free
+        corner = axes.inset_axes((0.32, 0.28, 0.62, 0.52), xlim=(-0.01, 0.25), ylim=(0.75, 1.01))
+        axes.indicate_inset_zoom(corner)
+        corner.tick_params(labelsize=7)
+        corner.grid(alpha=0.3)
+        shown.append(corner)
+    for each in shown:
+        each.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1)
+        each.plot(false_positive, true_positive, color=_BLUE)
+        for at, marker in zip(points, "osD^v" * len(points), strict=False):
+            specificity, sensitivity = at.metrics["specificity"].value, at.metrics["sensitivity"].value
+            if specificity is not None and sensitivity is not None:
+                each.plot(1 - specificity, sensitivity, marker, color=_RED, markersize=6, label=at.point.name)
     axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     _finish(axes, "lower right")
 
@@ -120,7 +141,8 @@ def _precision_recall(axes: Any, cases: Cases, points: Sequence[AtPoint]) -> Non
     for at, marker in zip(points, "osD^v" * len(points), strict=False):
         if at.metrics["precision"].value is not None:
             axes.plot(at.metrics["sensitivity"].value, at.metrics["precision"].value, marker, color=_RED, markersize=6)
-    axes.set(xlabel="sensitivity (recall)", ylabel="precision", xlim=(-0.02, 1.02), ylim=(min(0.5, share) - 0.05, 1.02))
+    floor = min(0.5, float(precision[:-1].min()))
+    axes.set(xlabel="sensitivity (recall)", ylabel="precision", xlim=(-0.02, 1.02), ylim=(floor - 0.05, 1.02))
     _finish(axes, "lower left")
 
 
@@ -137,17 +159,16 @@ def _sweep(axes: Any, cases: Cases, points: Sequence[AtPoint]) -> None:
     axes.set_xscale("logit")
     axes.set(xlabel="threshold on the probability", ylabel="share", xlim=_EDGES, ylim=(-0.02, 1.02))
     _label_probabilities(axes)
-    _finish(axes, "center left")
+    _finish(axes, "best")
 
 
-def _reliability(axes: Any, cases: Cases) -> None:
-    index = bin_index(cases.probability)
-    filled = np.unique(index)
-    said = [float(cases.probability[index == b].mean()) for b in filled]
-    found = [float(cases.labels[index == b].mean()) for b in filled]
-    counts = np.bincount(index, minlength=BINS)
+def _reliability(axes: Any, bins: Sequence[ReliabilityBin]) -> None:
+    filled = [each for each in bins if each.images]
+    counts: npt.NDArray[np.int64] = np.array([each.images for each in bins])
     axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1)
-    axes.plot(said, found, color=_BLUE, marker="o", markersize=4)
+    said, found = [each.said for each in filled], [each.found for each in filled]
+    axes.plot(said, found, color=_BLUE, linewidth=1, alpha=0.4)
+    axes.scatter(said, found, [8 + 24 * np.log10(each.images) for each in filled], color=_BLUE)  # few images: small
     axes.set(xlabel="probability said", ylabel="share of pneumonia found", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.grid(alpha=0.3)
     images = axes.twinx()
@@ -170,7 +191,30 @@ def _confusion(axes: Any, at: AtPoint) -> None:
                   color="white" if share[row, column] > 0.5 else "black", fontsize=12)  # fmt: skip
     names = [name.capitalize() for name in CLASSES]
     axes.set(xticks=(0, 1), yticks=(0, 1), xticklabels=names, yticklabels=names, xlabel="decided", ylabel="truth")
-    axes.set_title(f"{at.point.name}: p ≥ {at.point.threshold:.3f}", fontsize=10)
+    axes.set_title(f"pneumonia where p ≥ {at.point.threshold:.3f}", fontsize=10)
+
+
+def _curves(axes: Any, curves: Curves) -> None:
+    for values, name, color in ((curves.heatmap, "order of the heatmap", _BLUE), (curves.random, "by chance", _GREY)):
+        axes.plot(SHARES, values.mean(axis=0), color=color, label=name)
+        axes.fill_between(SHARES, *np.quantile(values, (0.25, 0.75), axis=0), color=color, alpha=0.15, linewidth=0)
+    what = "replaced" if curves.way == "deletion" else "put back"
+    axes.set(xlabel=f"share of the pixels {what}", ylabel="probability of pneumonia", xlim=(0, 1), ylim=(-0.02, 1.02))
+    _finish(axes, "best")
+
+
+def _cascade(axes: Any, steps: Sequence[Randomised]) -> None:
+    names = [
+        "trained",
+        *(step.layers.replace("convolutions ", "conv. ").replace("convolution ", "conv. ") for step in steps),
+    ]
+    axes.axhline(0, color=_GREY, linestyle=":", linewidth=1)
+    axes.plot(range(len(names)), [1, *(step.correlation for step in steps)], color=_BLUE, marker="o", markersize=4)
+    for place, step in enumerate(steps, start=1):
+        axes.plot([place] * len(step.draws), step.draws, ".", color=_GREY, markersize=4)
+    axes.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
+    axes.set(ylabel="rank correlation with the trained", ylim=(-1.05, 1.05))
+    axes.grid(alpha=0.3)
 
 
 def _label_probabilities(axes: Any) -> None:

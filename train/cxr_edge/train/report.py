@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_edge.runtime.errors import UsageError
 from cxr_edge.runtime.files import write_atomically
-from cxr_edge.train.metrics import LEVEL, RESAMPLES, Estimate
-from cxr_edge.train.pictures import draw_all, gallery
+from cxr_edge.train.faithfulness import BLUR_SIGMA, BORDER, Faithfulness
+from cxr_edge.train.metrics import BINS, LEVEL, RESAMPLES, Estimate
+from cxr_edge.train.pictures import CASCADE, draw_all, draw_faithfulness, gallery
 
 if TYPE_CHECKING:
     from cxr_edge.train.evaluate import Evaluation
@@ -25,6 +26,7 @@ TITLES = {
     "pr_auc": "PR-AUC",
     "brier": "Brier score",
     "ece": "calibration error (ECE)",
+    "ece_equal_mass": "ECE, bins of equal mass",
 }
 
 
@@ -64,10 +66,15 @@ def render(evaluation: Evaluation) -> str:
         evaluation=evaluation,
         curves=curves.read_bytes() if evaluation.subject.kind == "run" and curves.is_file() else None,
         diagrams=draw_all(evaluation),
+        cascade=CASCADE,
+        heatmap_diagrams=draw_faithfulness(evaluation.faithfulness) if evaluation.faithfulness else {},
         gallery=gallery(evaluation),
         titles=TITLES,
         resamples=RESAMPLES,
         level=LEVEL,
+        bins=BINS,
+        border=BORDER,
+        blur_sigma=BLUR_SIGMA,
     )
 
 
@@ -81,6 +88,21 @@ def rows(evaluation: Evaluation) -> list[dict[str, Any]]:
     for name, estimate in evaluation.scores.items():
         # The same at every threshold.
         table.append({"metric": TITLES[name]} | {at.point.name: interval(estimate) for at in evaluation.points})
+    return table
+
+
+def heatmap_rows(found: Faithfulness) -> list[dict[str, Any]]:
+    """The second table of standard output: what was measured of the heatmaps, beside what none would give."""
+    table = [
+        {"heatmap": f"{each.way}, area ({each.substitute})", "found": interval(each.heatmap_area)}
+        | {"by chance": interval(each.random_area)}
+        for each in found.curves
+    ]
+    for each in found.randomised:
+        table.append({"heatmap": f"rank correlation, random from {each.layers}", "found": f"{each.correlation:.4f}"})
+    rightly, area = found.borders[-1], {"by chance": f"{found.border_area:.4f}"}
+    for name, share in (("", rightly.share), (", cropped", rightly.cropped)):
+        table.append({"heatmap": f"energy in the border, pneumonia found{name}", "found": interval(share)} | area)
     return table
 
 

@@ -51,6 +51,8 @@ class Subject:
         Fingerprint of the train and val images that it was made of; None if it does not say.
     record
         Content of `run.json`; None for a bundle.
+    network
+        The trained network of a run, whose weights `run` reads anew each time; None for a bundle.
     """
 
     path: Path
@@ -62,6 +64,7 @@ class Subject:
     temperature: float
     trained_on: str | None
     record: Mapping[str, Any] | None
+    network: keras.Model | None
     _runner: Runner
 
     @property
@@ -71,8 +74,13 @@ class Subject:
 
     @property
     def validation_files(self) -> frozenset[str]:
-        """`CLASS/name` of the images that a run held out; a bundle does not tell."""
+        """`CLASS/name` of the images that chose a run's epoch, temperature and thresholds; a bundle does not tell."""
         return frozenset(self.record["split"]["validation_files"] if self.record else ())
+
+    @property
+    def holdout_files(self) -> frozenset[str]:
+        """`CLASS/name` of the images that chose nothing; none in a bundle, and in a run trained without them."""
+        return frozenset(self.record["split"].get("holdout_files", ()) if self.record else ())
 
     def run(self, pixels: Pixels) -> Outputs:
         """Decide and explain (N, H, W, 1) uint8 in [0, 255], N ≥ 1."""
@@ -106,6 +114,7 @@ def open_subject(path: Path) -> Subject:
         temperature=manifest.temperature,
         trained_on=manifest.training.get("data", {}).get("fingerprint"),
         record=None,
+        network=None,
         _runner=predictor.engine.run,
     )
 
@@ -128,6 +137,7 @@ def _open_run(folder: Path) -> Subject:
     from cxr_edge.train.novelty import Novelty
 
     try:
+        model = keras.models.load_model(network, compile=False)
         temperature = float(record["temperature"])
         return Subject(
             path=folder,
@@ -139,9 +149,8 @@ def _open_run(folder: Path) -> Subject:
             temperature=temperature,
             trained_on=record["data"]["fingerprint"],
             record=record,
-            _runner=_keras_runner(
-                keras.models.load_model(network, compile=False), temperature, Novelty.load(folder / "novelty.npz")
-            ),
+            network=model,
+            _runner=_keras_runner(model, temperature, Novelty.load(folder / "novelty.npz")),
         )
     except (KeyError, TypeError, FileNotFoundError) as error:
         raise BundleError(f"{folder / RECORD}: incomplete ({error!r}); train again") from error
@@ -156,10 +165,10 @@ def _keras_runner(network: keras.Model, temperature: float, novelty: Novelty) ->
 
     hidden, last = network.get_layer("hidden"), network.get_layer("logit")
     both = keras.Model(network.inputs[0], [network.get_layer("pool").input, network.outputs[0]])
-    kernel, bias = hidden.get_weights()
-    weight = last.get_weights()[0][:, 0]
 
     def run(pixels: Pixels) -> Outputs:
+        kernel, bias = hidden.get_weights()
+        weight = last.get_weights()[0][:, 0]
         features, logit = both.predict_on_batch(pixels.astype(np.float32))
         count, height, width, channels = features.shape
         per_cell = (features.reshape(-1, channels) @ kernel).reshape(count, height, width, -1)  # one large product

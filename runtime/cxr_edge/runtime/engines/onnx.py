@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,9 @@ from cxr_edge.runtime.bundle import InputContract
 from cxr_edge.runtime.engines.base import OUTPUTS, Outputs, check_signature
 from cxr_edge.runtime.errors import BundleError, EngineError, MissingExtraError
 
+if TYPE_CHECKING:
+    import onnxruntime
+
 DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
@@ -18,32 +22,46 @@ class OnnxEngine:
     """An ONNX file in ONNX Runtime, on CUDA where this build of it has CUDA, else on the CPU."""
 
     def __init__(self, path: Path, contract: InputContract, threads: int = 1) -> None:
-        try:
-            import onnxruntime as ort
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("onnx", error.name) from error
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        wanted = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in ort.get_available_providers()]
-        try:
-            self._session = ort.InferenceSession(path, options, providers=wanted)
-        except Exception as error:  # onnxruntime's own hierarchy derives from Exception alone
-            raise BundleError(f"{path}: not a model that ONNX Runtime can load ({error})") from error
-        # ONNX Runtime falls back to the CPU without a word when CUDA cannot start.
-        if self._session.get_providers()[0] != wanted[0]:
-            raise EngineError(
-                f"ONNX Runtime was built for {wanted[0]} but runs on {self._session.get_providers()[0]}: check the "
-                "CUDA and cuDNN libraries, or install 'cxr-edge[onnx]' for the CPU"
-            )
+        self._session = open_session(path, threads)
         entry = self._session.get_inputs()[0]
         check_signature(
             path, contract, entry.name, DTYPES.get(entry.type, entry.type), tuple(entry.shape),
             {output.name for output in self._session.get_outputs()},
         )  # fmt: skip
-        self.backend = wanted[0].removesuffix("ExecutionProvider")
+        self.backend = self._session.get_providers()[0].removesuffix("ExecutionProvider")
         self._input = entry.name
 
     def run(self, images: npt.NDArray[np.uint8]) -> Outputs:
         """See `Engine.run`."""
         return Outputs(*self._session.run(OUTPUTS, {self._input: images}))
+
+
+def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    """Load an ONNX file on CUDA where this ONNX Runtime has it, else on the CPU.
+
+    Raises
+    ------
+    BundleError
+        If it is no model.
+    EngineError, MissingExtraError
+        If ONNX Runtime runs elsewhere than asked, or is not installed.
+    """
+    try:
+        import onnxruntime as ort
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("onnx", error.name) from error
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    wanted = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in ort.get_available_providers()]
+    try:
+        session = ort.InferenceSession(path, options, providers=wanted)
+    except Exception as error:  # onnxruntime's own hierarchy derives from Exception alone
+        raise BundleError(f"{path}: not a model that ONNX Runtime can load ({error})") from error
+    # ONNX Runtime falls back to the CPU without a word when CUDA cannot start.
+    if session.get_providers()[0] != wanted[0]:
+        raise EngineError(
+            f"ONNX Runtime was built for {wanted[0]} but runs on {session.get_providers()[0]}: check the "
+            "CUDA and cuDNN libraries, or install 'cxr-edge[onnx]' for the CPU"
+        )
+    return session

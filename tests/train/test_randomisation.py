@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from cxr_edge.runtime.dataset import read_dataset, read_pixels
+from cxr_edge.train.models import build
+from cxr_edge.train.randomisation import DRAWS, PARTS, _steps, cascade, rank_correlations
+from cxr_edge.train.subject import open_subject
+
+
+def test_heatmaps_of_a_network_that_forgets_are_others(run, phantoms):
+    subject = open_subject(run)
+    last = subject.network.get_layer("logit")
+    last.set_weights([abs(last.get_weights()[0]), last.get_weights()[1]])  # everything speaks for pneumonia
+    before = subject.network.get_weights()
+    pixels = read_pixels(read_dataset(phantoms, ("test",))[::3])
+    original = subject.run(pixels).heatmap
+    assert original.max(axis=(1, 2)).min() > 0
+
+    found = cascade(subject.network, lambda x: subject.run(x).heatmap, pixels, original)
+    assert [step.layers for step in found[:2]] == ["logit", "hidden"] and len(found) == 2 + PARTS
+    assert all(len(step.draws) == DRAWS and step.correlation == pytest.approx(np.mean(step.draws)) for step in found)
+    assert all(0 <= step.flat <= 1 for step in found)
+    assert all(step.correlation < 0.7 for step in found)
+    for one, other in zip(before, subject.network.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(subject.run(pixels).heatmap, original)
+
+
+@pytest.mark.parametrize("arch", ["cnn", "mobilenetv2"])
+def test_every_layer_forgets_once_from_the_head_down(arch):
+    network = build(arch, "none", size=96)
+    forgotten = [layer.name for layers in _steps(network).values() for layer in layers]
+    assert sorted(forgotten) == sorted(layer.name for layer in network.layers if layer.weights)
+    assert forgotten[:2] == ["logit", "hidden"]
+
+
+def test_rank_correlation_is_that_of_scipy():
+    one, other = np.random.default_rng(0).random((2, 5, 7, 7)).astype(np.float32)
+    one[one < 0.4] = 0  # as ReLU leaves ties
+    expected = [spearmanr(a.ravel(), b.ravel()).statistic for a, b in zip(one, other, strict=True)]
+    np.testing.assert_allclose(rank_correlations(one, other), expected)
+    assert np.isnan(rank_correlations(one, np.ones_like(one))).all()
+    np.testing.assert_allclose(rank_correlations(one, 3 * one), 1)

@@ -1,0 +1,83 @@
+"""What watches a training: TensorBoard and MLflow."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cxr_edge.runtime.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    import keras
+
+#: Experiment of MLflow; its variable MLFLOW_EXPERIMENT_NAME overrides it.
+EXPERIMENT = "cxr-edge"
+#: File of an unfinished run that holds the id under which MLflow knows it.
+MLFLOW_RUN = "mlflow-run"
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Where a training is logged to.
+
+    Attributes
+    ----------
+    tensorboard
+        Folder for TensorBoard's event files.
+    mlflow
+        Log to the store of MLFLOW_TRACKING_URI; without it, as MLflow does, to `mlflow.db` in the working directory.
+
+    Raises
+    ------
+    MissingExtraError
+        If a package is missing; here, before anything is trained.
+    """
+
+    tensorboard: Path | None = None
+    mlflow: bool = False
+
+    def __post_init__(self) -> None:
+        needed = {
+            "tensorboard": self.tensorboard,
+            "mlflow": self.mlflow,
+            "sqlalchemy": self.mlflow,
+            "alembic": self.mlflow,
+        }
+        for module, wanted in needed.items():
+            if wanted and find_spec(module) is None:
+                raise MissingExtraError("track", module)
+
+    @contextmanager
+    def watch(self, run: Path, unfinished: Path, params: dict[str, Any]) -> Iterator[list[keras.callbacks.Callback]]:
+        """Log a training: its parameters, each epoch, and at the end the figures and files of the run.
+
+        Yields the callbacks that `fit` takes. A resumed run goes on under its id in `unfinished`.
+        """
+        import keras
+
+        callbacks: list[keras.callbacks.Callback] = []
+        if self.tensorboard:
+            callbacks.append(keras.callbacks.TensorBoard(self.tensorboard, write_graph=False))
+        if not self.mlflow:
+            yield callbacks
+            return
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # its greeting when it makes a data base
+        import mlflow
+
+        mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
+        known = unfinished / MLFLOW_RUN
+        with mlflow.start_run(known.read_text() if known.exists() else None, run_name=run.name) as logged:
+            known.write_text(logged.info.run_id)
+            mlflow.log_params(params)
+            log = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: mlflow.log_metrics(logs, step=epoch))
+            yield [*callbacks, log]
+            metrics = json.loads((run / "run.json").read_bytes())["metrics"]
+            mlflow.log_metrics({f"{on}_{name}": value for on, each in metrics.items() for name, value in each.items()})
+            mlflow.log_artifacts(str(run))

@@ -122,8 +122,6 @@ def _check_overflow(bundle: Bundle, data: Path, count: int) -> None:
 
 
 def _export_files(run: Path, bundle: Path, calib: Path | None, names: Sequence[str], calib_images: int) -> None:
-    if not names:
-        raise UsageError("no file has that format and precision")
     import_keras_quietly()
     from rich.console import Console
 

@@ -35,7 +35,7 @@ def finest_integer_map(network: keras.Model) -> int:
 def float_layers(network: keras.Model) -> frozenset[str]:
     """The convolutions that an int8 file computes in float: those whose output is finer than a quarter of the image.
 
-    They hold 0.1 to 0.4 % of the weights. Their few inputs leave a rounding error nothing to be averaged with, and
+    They hold 1 % of the weights or less. Their few inputs leave a rounding error nothing to be averaged with, and
     integer kernels, which pad one input channel to eight, take longer than float ones.
     """
     finest = finest_integer_map(network)
@@ -158,7 +158,9 @@ def _patches(layer: keras.layers.Layer, inputs: Any) -> Array:
 
 
 def _call(layer: keras.layers.Layer, inputs: list[Any]) -> Any:
-    return np.asarray(layer(inputs[0] if len(inputs) == 1 else inputs))
+    from keras import ops
+
+    return ops.convert_to_numpy(layer(inputs[0] if len(inputs) == 1 else inputs))
 
 
 def _convolutions(network: keras.Model) -> list[keras.layers.Layer]:

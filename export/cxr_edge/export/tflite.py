@@ -93,7 +93,7 @@ def to_int8(flatbuffer: bytes, calibration: npt.NDArray[np.uint8], float_layers:
     with quiet_native_stderr(), redirect_stdout(io.StringIO()):
         quantiser = quantizer.Quantizer(bytearray(flatbuffer))
         quantiser.add_static_config("/backbone", every, activation_num_bits=8, weight_num_bits=8)
-        quantiser.update_quantization_recipe(f"/backbone[^;]*/({left})_", every, algorithm_key="no_quantize")
+        quantiser.update_quantization_recipe(f"/backbone[^;]*/({left})(_\\d+)?/", every, algorithm_key="no_quantize")
         quantiser.update_quantization_recipe(
             "hidden_per_cell", qtyping.TFLOperationName.CONV_2D, half, algorithm_key="float_casting"
         )

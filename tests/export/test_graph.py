@@ -75,12 +75,13 @@ def test_the_onnx_graph_is_clean(mobilenet):
     exported = onnx.onnx_from_keras(deployment_model(mobilenet, 1.0, novelty(1280)))
     operators = [node.op_type for node in exported.graph.node]
     assert "BatchNormalization" not in operators
-    assert operators.count("Transpose") <= 2
+    assert operators.count("Transpose") == 1  # of the cells, before the heatmap
     assert exported.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
     assert exported.opset_import[0].version == onnx.OPSET
     # One copy of the hidden layer's weights, 0.65 MB, not two.
     assert exported.ByteSize() < 9.8e6
     half = onnx.to_fp16(exported)
+    assert [n.op_type for n in half.graph.node].count("Cast") == 1 + len(half.graph.output)  # the image, the outputs
     floats = [t for t in half.graph.initializer if t.data_type == 1]
     assert not floats, "a strongly typed fp16 graph holds no fp32 constants"
 

@@ -10,7 +10,7 @@ from ai_edge_litert.interpreter import Interpreter
 from onnx import numpy_helper
 
 from cxr_edge.export import quantize
-from cxr_edge.export.build import OPTIONAL, build_bundle
+from cxr_edge.export.build import SYMMETRIC, build_bundle
 from cxr_edge.export.onnx import OPSET, REDUCED
 from cxr_edge.export.run import Run
 from cxr_edge.runtime import load
@@ -32,7 +32,7 @@ def pixels(phantoms):
 def optional(run, phantoms, tmp_path_factory):
     """The files that are only written by name."""
     folder = tmp_path_factory.mktemp("optional") / "bundle"
-    build_bundle(run, folder, phantoms, OPTIONAL, 32, step=lambda name: None)
+    build_bundle(run, folder, phantoms, [SYMMETRIC], 32, step=lambda name: None)
     return folder
 
 
@@ -140,7 +140,7 @@ def test_the_int8_onnx_file_holds_seven_bit_weights(bundle, network):
 
 
 def test_the_symmetric_file_is_what_tensorrt_reads(optional):
-    model, values = constants(optional / "model.int8.symmetric.onnx")
+    model, values = constants(optional / SYMMETRIC)
     pairs = [n for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
     points = [values[node.input[2]] for node in pairs]
     assert points and all(p.dtype == np.int8 and not p.any() for p in points)
@@ -152,7 +152,7 @@ def test_onnx_files_are_clean(bundle, name):
     onnx_package.checker.check_model(model, full_check=True)
     kinds = [node.op_type for node in model.graph.node]
     assert "BatchNormalization" not in kinds
-    assert kinds.count("Transpose") <= 1  # an image of one channel needs none, the heatmap none: the pooled cells
+    assert kinds.count("Transpose") <= 1  # of the cells, before the heatmap
     assert model.opset_import[0].version == OPSET and model.producer_name == "cxr-edge"
     for value in (*model.graph.input, *model.graph.output):
         assert value.type.tensor_type.shape.dim[0].dim_param == "N"

@@ -60,7 +60,12 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
 
     casts = {node.name for node in model.graph.node if node.op_type == "Cast"}
     half = float16.convert_float_to_float16(
-        onnx.shape_inference.infer_shapes(model), min_positive_val=2**-25, max_finite_val=65504, keep_io_types=True
+        onnx.shape_inference.infer_shapes(model),
+        min_positive_val=2**-25,
+        max_finite_val=65504,
+        keep_io_types=True,
+        # Min was not to be had in half precision once, and is today.
+        op_block_list=[kind for kind in float16.DEFAULT_OP_BLOCK_LIST if kind != "Min"],
     )
     for node in half.graph.node:  # the converter leaves the casts that it finds, from the pixels to fp32
         if node.name in casts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Collection
 from contextlib import redirect_stdout
@@ -89,16 +90,16 @@ def to_int8(flatbuffer: bytes, calibration: npt.NDArray[np.uint8], float_layers:
     )
     every = qtyping.TFLOperationName.ALL_SUPPORTED
     left = "|".join(("normalise", *sorted(float_layers)))
-    # It tells of its progress on both standard streams.
-    with quiet_native_stderr(), redirect_stdout(io.StringIO()):
-        quantiser = quantizer.Quantizer(bytearray(flatbuffer))
-        quantiser.add_static_config("/backbone", every, activation_num_bits=8, weight_num_bits=8)
-        quantiser.update_quantization_recipe(f"/backbone[^;]*/({left})(_\\d+)?/", every, algorithm_key="no_quantize")
-        quantiser.update_quantization_recipe(
-            "hidden_per_cell", qtyping.TFLOperationName.CONV_2D, half, algorithm_key="float_casting"
-        )
-        ranges = quantiser.calibrate({"serving_default": [{"image": image[np.newaxis]} for image in calibration]})
-        return _gather(bytes(quantiser.quantize(ranges).quantized_model))
+    quantiser = quantizer.Quantizer(bytearray(flatbuffer))
+    quantiser.add_static_config("/backbone", every, activation_num_bits=8, weight_num_bits=8)
+    quantiser.update_quantization_recipe(f"/backbone[^;]*/({left})(_\\d+)?/", every, algorithm_key="no_quantize")
+    quantiser.update_quantization_recipe(
+        "hidden_per_cell", qtyping.TFLOperationName.CONV_2D, half, algorithm_key="float_casting"
+    )
+    samples = {"serving_default": [{"image": image[np.newaxis]} for image in calibration]}
+    with quiet_native_stderr(), redirect_stdout(io.StringIO()), warnings.catch_warnings():  # it reports at length
+        warnings.simplefilter("ignore")
+        return _gather(bytes(quantiser.quantize(quantiser.calibrate(samples)).quantized_model))
 
 
 def _gather(flatbuffer: bytes) -> bytes:

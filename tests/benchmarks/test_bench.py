@@ -27,7 +27,7 @@ def test_bench_measures_every_file_and_keeps_raw_samples(cli, bundle, run, phant
     code, out, err = cli(*arguments)
     assert code == 0, err
     record = json.loads(output.read_text())
-    assert len(record["files"]) == 5 and "model.int8.tflite" in out and "Keras' example" in out
+    assert len(record["files"]) == 6 and "model.int8.tflite" in out and "Keras' example" in out
     for row in record["files"]:
         assert all(len(samples) == 20 for samples in row["samples_ms"].values())
         assert 0 < row["stages_ms"]["decode"]["p50"] < row["stages_ms"]["total"]["p50"]

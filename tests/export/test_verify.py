@@ -36,7 +36,7 @@ def test_a_sound_bundle_passes_and_is_recorded(cli, copy, phantoms, gates):
     code, out, err = cli("verify", copy, "--data", phantoms, "--gates", gates, "--format", "json")
     rows = verdicts(out)
     assert code == 0, err
-    assert len(rows) == 5 and all(row["passed"] for row in rows.values())
+    assert len(rows) == 6 and all(row["passed"] for row in rows.values())
     for name in ("model.onnx", "model.fp32.tflite"):
         assert rows[name]["logit_max"] <= 1e-3 and set(rows[name]["flips"].values()) == {0}
         assert rows[name]["heatmap_rank_correlation"] >= 0.9999
@@ -79,7 +79,7 @@ def test_every_output_tells_the_same_verdict(cli, copy, phantoms, tmp_path, monk
     assert code == 1, err
 
     suites = {suite.get("name"): suite for suite in ElementTree.parse(files["junit"]).getroot()}
-    assert len(suites) == 5
+    assert len(suites) == 6
     assert suites["model.onnx"].find("testcase/error").get("type") == "IntegrityError"
     int8 = {case.get("name"): case.find("failure") for case in suites["model.int8.tflite"]}
     assert {name for name, failure in int8.items() if failure is not None} == {"heatmap_rank_correlation"}

@@ -46,7 +46,7 @@ def test_auto_prefers_litert_and_the_most_exact_file(bundle):
 
 def test_absent_choices_say_what_there_is(bundle):
     with pytest.raises(EngineError, match="onnx fp16"):
-        load(bundle, "onnx", "int8")
+        load(bundle, "onnx", "int4")
     with pytest.raises(UsageError, match="litert"):
         load(bundle, "caffe")
     with pytest.raises(MissingExtraError, match=r"cxr-edge\[tensorrt\]"):

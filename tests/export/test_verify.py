@@ -90,7 +90,7 @@ def test_every_output_tells_the_same_verdict(cli, copy, phantoms, tmp_path, monk
     assert summary.read_text() == "of another step\n" + table
     rows = [line for line in table.splitlines() if line.startswith("|")]
     # An escaped bar is no border of a cell.
-    assert len(rows) == 7 and len({row.replace("\\|", "").count("|") for row in rows}) == 1
+    assert len(rows) == 8 and len({row.replace("\\|", "").count("|") for row in rows}) == 1
     for said in (table, out):
         assert "heatmap_rank_correlation is" in said and "sha256 differs" in said
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from cxr_edge.runtime.dataset import read_dataset, read_pixels
-from cxr_edge.train.augment import RandomAffine, RandomBands, augmentation
+from cxr_edge.train.augment import RandomAffine, RandomBands, RandomFrame, augmentation
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +55,20 @@ def test_bands_of_gain_one_change_nothing_and_part_the_image_by_scale(pixels):
     detail, shading = (np.abs(np.diff(x, axis=1)).mean() for x in (soft, pixels)), (x.std() for x in (flat, pixels))
     for less, before in (detail, shading):
         assert less < before
+
+
+def test_a_frame_covers_each_side_with_one_grey_and_leaves_the_rest(pixels):
+    framed = np.asarray(RandomFrame(0.2, seed=0)(pixels + 0.5, training=True))[:, :, :, 0]
+    widths = set()
+    for image, before in zip(framed, pixels[:, :, :, 0] + 0.5, strict=True):
+        rows, columns = (np.flatnonzero((image == before).all(axis=axis)) for axis in (1, 0))
+        assert len(rows) == 0 and len(columns) == 0  # a strip crosses every row and column
+        kept_rows, kept_columns = (np.flatnonzero((image == before).any(axis=axis)) for axis in (1, 0))
+        top, bottom, left, right = kept_rows[0], 223 - kept_rows[-1], kept_columns[0], 223 - kept_columns[-1]
+        widths |= {int(top), int(bottom), int(left), int(right)}
+        inner = (slice(top, 224 - bottom), slice(left, 224 - right))
+        np.testing.assert_array_equal(image[inner], before[inner])
+        covered = np.ones_like(image, bool)
+        covered[inner] = False
+        assert len(np.unique(image[covered])) == 1 and 0 <= image[covered][0] <= 255
+    assert max(widths) <= 45 and len(widths) > 10

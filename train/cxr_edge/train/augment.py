@@ -14,7 +14,7 @@ SHARE = 0.5
 
 
 def augmentation(seed: int) -> keras.Sequential:
-    """Random position and tilt, tone curve, exposure, contrast at three scales, noise: each on half of the images.
+    """Random position and tilt, frame, tone curve, exposure, contrast at three scales, noise: each on half of the images.
 
     No flip: the heart is on the left.
 
@@ -24,10 +24,11 @@ def augmentation(seed: int) -> keras.Sequential:
     """
     changes = (
         RandomAffine(degrees=14, shift=0.1, zoom=(0.8, 1.4), stretch=1.2, seed=seed),
-        RandomGamma(0.6, 1.6, seed=seed + 1),
-        layers.RandomBrightness(0.15, value_range=(0, 255), seed=seed + 2),
-        RandomBands(coarse=(0.5, 1.4), middle=(0.6, 2.2), fine=(0.2, 2.5), seed=seed + 3),
-        RandomNoise(15.0, seed=seed + 4),
+        RandomFrame(0.15, seed=seed + 1),
+        RandomGamma(0.6, 1.6, seed=seed + 2),
+        layers.RandomBrightness(0.15, value_range=(0, 255), seed=seed + 3),
+        RandomBands(coarse=(0.5, 1.4), middle=(0.6, 2.2), fine=(0.2, 2.5), seed=seed + 4),
+        RandomNoise(15.0, seed=seed + 5),
     )
     first = seed + len(changes)
     return keras.Sequential(
@@ -73,6 +74,44 @@ class Sometimes(layers.Layer):
     def from_config(cls, config: dict[str, Any]) -> Sometimes:
         """Build from `get_config`."""
         return cls(keras.saving.deserialize_keras_object(config.pop("change")), **config)
+
+
+@keras.saving.register_keras_serializable("cxr_edge")
+class RandomFrame(layers.Layer):
+    """Cover a strip of random width at each of the four sides with one random grey: another collimation or film holder.
+
+    Side markers, collimation and film edges differ by class in most collections. A network that cannot count on them has
+    to look at the lungs (as random erasing does, Zhong et al. 2020, but only where no lung is).
+
+    Parameters
+    ----------
+    widest
+        Largest width of a strip, as a share of height or width, drawn uniformly from 0.
+    """
+
+    def __init__(self, widest: float, seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._widest, self._seed = widest, seed
+        self._generator = keras.random.SeedGenerator(seed)
+
+    def call(self, images: Any, training: bool = False) -> Any:
+        """(N, H, W, C) in [0, 255] -> the same."""
+        if not training:
+            return images
+        count, height, width, _ = ops.shape(images)
+
+        def inside(size: int) -> Any:
+            place = (ops.arange(size, dtype="float32") + 0.5) / size
+            ends = keras.random.uniform((2, count, 1), 0, self._widest, seed=self._generator)
+            return ops.logical_and(place >= ends[0], place <= 1 - ends[1])
+
+        kept = ops.logical_and(inside(height)[:, :, None, None], inside(width)[:, None, :, None])
+        grey = keras.random.uniform((count, 1, 1, 1), 0, 255, seed=self._generator)
+        return ops.where(kept, images, ops.cast(grey, images.dtype))
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return super().get_config() | {"widest": self._widest, "seed": self._seed}
 
 
 @keras.saving.register_keras_serializable("cxr_edge")

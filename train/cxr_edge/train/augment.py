@@ -14,7 +14,7 @@ SHARE = 0.5
 
 
 def augmentation(seed: int) -> keras.Sequential:
-    """Random position and tilt, frame, tone curve, exposure, contrast at three scales, noise: each on half of the images.
+    """Random tilt and position, frame, tone curve, exposure, contrast at three scales, noise: each on half of them.
 
     No flip: the heart is on the left.
 
@@ -78,10 +78,10 @@ class Sometimes(layers.Layer):
 
 @keras.saving.register_keras_serializable("cxr_edge")
 class RandomFrame(layers.Layer):
-    """Cover a strip of random width at each of the four sides with one random grey: another collimation or film holder.
+    """Cover a strip of random width at each of the four sides with one random grey: another collimation.
 
-    Side markers, collimation and film edges differ by class in most collections. A network that cannot count on them has
-    to look at the lungs (as random erasing does, Zhong et al. 2020, but only where no lung is).
+    Side markers, collimation and film edges differ by class in most collections. A network that cannot count on them
+    has to look at the lungs. Random erasing (Zhong et al. 2020), but only where no lung is.
 
     Parameters
     ----------

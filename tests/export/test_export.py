@@ -49,6 +49,11 @@ def test_usage_errors_say_what_to_do(cli, run, bundle, tmp_path):
     assert code == 2 and "not a bundle" in err and (tmp_path / "precious.txt").exists()
 
 
+def test_options_of_tensorrt_are_not_passed_over_in_silence(cli, run, tmp_path):
+    code, _, err = cli("export", run, "-o", tmp_path / "b", "--file", "model.onnx", "--max-batch", 4)
+    assert code == 2 and "add --format tensorrt" in err and not (tmp_path / "b").exists()
+
+
 def test_tensorrt_says_plainly_what_it_lacks(cli, bundle):
     code, _, err = cli("export", bundle, "--format", "tensorrt")
     assert code == 2 and "cxr-edge[tensorrt]" in err

@@ -52,6 +52,34 @@ def test_a_sound_bundle_passes_and_is_recorded(cli, copy, phantoms, gates):
     assert "passed" in out
 
 
+def test_held_out_images_set_no_range(cli, copy, run, phantoms, gates):
+    split = json.loads((run / "run.json").read_text())["split"]
+    options = ("--data", phantoms, "--gates", gates, "--held-out", "--format", "json")
+    code, out, err = cli("verify", copy, *options)
+    assert code == 0, err
+    assert json.loads(out)["images"] == split["validation_images"] + split["holdout_images"]
+    code, _, err = cli("verify", copy, "--data", phantoms / "test", "--held-out")
+    assert code == 2 and "held out" in err
+
+
+def test_a_changed_gradient_fails_though_it_decides_nothing(cli, copy, phantoms, gates):
+    gradient = copy / "gradient.onnx"
+    gradient.write_bytes(gradient.read_bytes()[:-1] + b"x")
+    code, out, _ = cli("verify", copy, "--data", phantoms, "--gates", gates, "--limit", 4)
+    assert code == 1 and "FAILED gradient.onnx: IntegrityError" in out
+
+
+def test_parity_json_is_strict_json(cli, copy, phantoms, gates):
+    """On two images DeLong's test has no value, which JSON cannot say as NaN."""
+    code, out, _ = cli("verify", copy, "--data", phantoms, "--gates", gates, "--limit", 2, "--format", "json")
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    for text in (out, (copy / "parity.json").read_text()):
+        assert json.loads(text, parse_constant=refuse)["files"][0]["delong_p"] is None
+
+
 def test_the_table_names_what_failed_and_exits_1(cli, copy, phantoms, tmp_path):
     strict = tmp_path / "strict.toml"
     strict.write_text("[int8]\nheatmap_rank_correlation = 1.01\n")

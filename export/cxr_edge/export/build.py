@@ -12,13 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cxr_edge.export import quantize
 from cxr_edge.export.golden import write_golden
 from cxr_edge.export.run import Run
 from cxr_edge.runtime.bundle import ENGINE_OF_SUFFIX, MANIFEST, InputContract, Manifest, ModelFile, sha256
-from cxr_edge.runtime.dataset import CLASSES, LabelledImage, fingerprint, read_dataset, read_pixels
+from cxr_edge.runtime.dataset import CLASSES, LabelledImage, evenly, fingerprint, read_dataset, read_pixels
 from cxr_edge.runtime.errors import DataError, UsageError
 
 #: Packages whose release shapes the files.
@@ -34,23 +32,24 @@ TOOLS = (
 )
 #: Explains by integrated gradients and decides nothing.
 GRADIENT = "gradient.onnx"
-#: File -> (format, precision): all that can be written without a GPU.
+#: File -> precision: all that can be written without a GPU.
 FILES = {
-    "model.onnx": ("onnx", "fp32"),
-    "model.fp16.onnx": ("onnx", "fp16"),
-    "model.fp32.tflite": ("tflite", "fp32"),
-    "model.fp16.tflite": ("tflite", "fp16"),
-    "model.int8.onnx": ("onnx", "int8"),
-    "model.int8.tflite": ("tflite", "int8"),
-    GRADIENT: ("onnx", "fp32"),
+    "model.onnx": "fp32",
+    "model.fp16.onnx": "fp16",
+    "model.fp32.tflite": "fp32",
+    "model.fp16.tflite": "fp16",
+    "model.int8.onnx": "int8",
+    "model.int8.tflite": "int8",
+    GRADIENT: "fp32",
 }
 #: Of int8 that TensorRT can take: every range symmetric.
 SYMMETRIC = "model.int8.symmetric.onnx"
+MEDIAPIPE = "model.mediapipe.tflite"
 #: Files for other clients than this project's runtime, written when named.
 COMPANIONS = {
     # fp32: without the output `logit` the converter folds the temperature into weights, which fp16 would round.
-    "model.mediapipe.tflite": ("tflite", "fp32"),
-    SYMMETRIC: ("onnx", "int8"),
+    MEDIAPIPE: "fp32",
+    SYMMETRIC: "int8",
 }
 
 
@@ -81,10 +80,9 @@ def build_bundle(
     run = Run.open(run_folder)
     if bundle.exists() and not (bundle / MANIFEST).is_file() and (not bundle.is_dir() or any(bundle.iterdir())):
         raise UsageError(f"{bundle}: exists and is not a bundle; choose another folder for -o")
-    kinds = FILES | COMPANIONS
-    calibration = (
-        _calibration_images(run, calib, calib_images) if any(kinds[name][1] == "int8" for name in names) else []
-    )
+    precisions = FILES | COMPANIONS
+    needs_images = any(precisions[name] == "int8" for name in names)
+    calibration = _calibration_images(run, calib, calib_images) if needs_images else []
     facts = _facts(run, bundle, calibration)
 
     partial = bundle.with_name(bundle.name + ".partial")
@@ -94,10 +92,7 @@ def build_bundle(
     writer = _Writer(run, facts, calibration)
     for name in names:
         step(name)
-        format, precision = kinds[name]
-        writer.write(format, precision, partial / name)
-        engine = ENGINE_OF_SUFFIX[Path(name).suffix]
-        files.append(ModelFile(name, engine, precision, sha256(partial / name), (partial / name).stat().st_size))
+        files.append(writer.write(precisions[name], partial / name))
     decide = tuple(file for file in files if file.path in FILES and file.path != GRADIENT)
     manifest = replace(
         facts,
@@ -126,15 +121,15 @@ class _Writer:
         self._onnx: Any = None
         self._rounded: dict[int, Any] = {}
 
-    def write(self, format: str, precision: str, path: Path) -> None:
-        engine = ENGINE_OF_SUFFIX[path.suffix]
-        itself = ModelFile(path.name, engine, precision, "", 0)  # a file cannot hold its own hash
-        if engine == "litert" and path.name in COMPANIONS:
+    def write(self, precision: str, path: Path) -> ModelFile:
+        itself = ModelFile(path.name, ENGINE_OF_SUFFIX[path.suffix], precision, "", 0)  # it cannot hold its own hash
+        if path.name == MEDIAPIPE:
             self._write_mediapipe(path, itself)
-            return
-        of_itself = {"gradient": itself} if path.name == GRADIENT else {"files": (itself,)}
-        facts = json.dumps(asdict(replace(self._facts, **of_itself)))
-        (self._write_onnx if format == "onnx" else self._write_tflite)(precision, path, facts)
+        else:
+            of_itself = {"gradient": itself} if path.name == GRADIENT else {"files": (itself,)}
+            facts = json.dumps(asdict(replace(self._facts, **of_itself)))
+            (self._write_onnx if path.suffix == ".onnx" else self._write_tflite)(precision, path, facts)
+        return replace(itself, sha256=sha256(path), bytes=path.stat().st_size)
 
     def _write_onnx(self, precision: str, path: Path, facts: str) -> None:
         from cxr_edge.export import gradient, onnx
@@ -162,7 +157,7 @@ class _Writer:
             flatbuffer = tflite.tflite_from_keras(self._deployed(), precision)
         tflite.write_tflite(flatbuffer, path, facts, CLASSES)
 
-    def _deployed(self, steps: int | None = None) -> Any:
+    def _deployed(self, steps: int | None = None, input_dtype: str = "uint8") -> Any:
         """The deployment graph, its weights rounded to so many steps each way."""
         from cxr_edge.export.graph import deployment_model
 
@@ -171,16 +166,13 @@ class _Writer:
             if steps not in self._rounded:
                 self._rounded[steps] = quantize.round_weights(network, self._pixels[:: self._every], steps)
             network = self._rounded[steps]
-        return deployment_model(network, self._run.temperature, self._run.novelty)
+        return deployment_model(network, self._run.temperature, self._run.novelty, input_dtype)
 
     def _write_mediapipe(self, path: Path, itself: ModelFile) -> None:
         from cxr_edge.export import tflite
-        from cxr_edge.export.graph import deployment_model
         from cxr_edge.export.mediapipe import classifier_model
 
-        model = classifier_model(
-            deployment_model(self._network, self._run.temperature, self._run.novelty, input_dtype="float32")
-        )
+        model = classifier_model(self._deployed(input_dtype="float32"))
         facts = replace(self._facts, input=replace(self._facts.input, channels=3), companions=(itself,))
         flatbuffer = tflite.tflite_from_keras(model, itself.precision)
         tflite.write_tflite(flatbuffer, path, json.dumps(asdict(facts)), CLASSES)
@@ -190,12 +182,10 @@ def _calibration_images(run: Run, calib: Path | None, count: int) -> list[Labell
     """Draw calibration images evenly over the data set, without the patients that the run held out."""
     if calib is None:
         raise UsageError("int8 needs radiographs to set its ranges on: name a data set with --calib")
-    held_out = {*run.record["split"]["validation_files"], *run.record["split"]["holdout_files"]}
-    images = [i for i in read_dataset(calib, ("train", "val")) if i.key not in held_out]
+    images = [i for i in read_dataset(calib, ("train", "val")) if i.key not in run.held_out]
     if not images:
         raise DataError(f"{calib}: holds only images of patients that the run held out; calibrate on others")
-    rows = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
-    return [images[row] for row in rows]
+    return evenly(images, count)
 
 
 def _facts(run: Run, bundle: Path, calibration: Sequence[LabelledImage]) -> Manifest:

@@ -72,6 +72,10 @@ def export(
       cxr-edge verify bundle --data chest_xray
     """
     others = [f for f in formats if f != "tensorrt"]
+    if "tensorrt" not in formats and (max_batch > 1 or version_compatible or hardware_compatible):
+        raise UsageError(
+            "--max-batch, --version-compatible and --hardware-compatible are TensorRT's: add --format tensorrt"
+        )
     is_bundle = (run / MANIFEST).is_file()
     if others and is_bundle:
         raise UsageError(f"{run}: is a bundle; into a bundle only --format tensorrt can be built")
@@ -79,7 +83,8 @@ def export(
         if bundle is None:
             raise UsageError("name the bundle folder to write with -o")
         # A TensorRT plan is built from ONNX.
-        chosen = [name for name, (f, p) in FILES.items() if f in (others or ["onnx"]) and p in precisions]
+        suffixes = {f".{f}" for f in others or ["onnx"]}
+        chosen = [name for name, p in FILES.items() if Path(name).suffix in suffixes and p in precisions]
         _export_files(run, bundle, calib, names or chosen, calib_images)
     target = run if is_bundle else bundle
     assert target is not None
@@ -137,6 +142,9 @@ def _export_files(run: Path, bundle: Path, calib: Path | None, names: Sequence[s
 @click.option("--run", "run", type=click.Path(path_type=Path), help="Run it was exported from.  [default: as recorded]")
 @click.option("--gates", "gates_file", type=click.Path(path_type=Path), help="gates.toml: limits of your own.")
 @click.option("--limit", type=click.IntRange(2), help="Take this many images, evenly spread, instead of all.")
+@click.option(
+    "--held-out", is_flag=True, help="Only patients that the run held out of training, and so of int8's ranges."
+)
 @click.option("--layers", is_flag=True, help="Find where a file leaves its reference: the error of every tensor.")
 @click.option(
     "--report", type=click.Path(path_type=Path), metavar="PAGE.html", help="Write a page with the flipped images."
@@ -152,6 +160,7 @@ def verify(
     run: Path | None,
     gates_file: Path | None,
     limit: int | None,
+    held_out: bool,
     layers: bool,
     report: Path | None,
     markdown: Path | None,
@@ -165,6 +174,7 @@ def verify(
 
     \b
       cxr-edge verify bundle --data chest_xray --limit 1000
+      cxr-edge verify bundle --data chest_xray --held-out
       cxr-edge verify bundle --data chest_xray --limit 300 --layers --report verify.html
     """
     from cxr_edge.export.gates import load_gates
@@ -178,7 +188,7 @@ def verify(
     from cxr_edge.export.verify import verify_bundle
 
     with stages() as progress:
-        verification = verify_bundle(bundle, data, run, gates, limit, progress, layers)
+        verification = verify_bundle(bundle, data, run, gates, limit, progress, layers, held_out)
     _write_reports(verification, report, markdown, junit)
     if format == "json":
         emit(verification.to_dict(), format)

@@ -139,6 +139,7 @@ def to_int8(
             extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": True, "QuantizeBias": not symmetric},
         )
         quantised = onnx.load(path)
+    del quantised.graph.value_info[:]  # shapes that every reader infers by itself; 19 kB
     onnx.checker.check_model(quantised, full_check=True)
     return quantised
 

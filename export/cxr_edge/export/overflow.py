@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.runtime.bundle import Bundle
-from cxr_edge.runtime.dataset import read_dataset, read_pixels
+from cxr_edge.runtime.dataset import evenly, read_dataset, read_pixels
 from cxr_edge.runtime.errors import EngineError, MissingExtraError
 
 #: Largest finite value of half precision (IEEE 754-2019, binary16), and its smallest that keeps all 11 digits.
@@ -51,10 +51,8 @@ def check_overflow(bundle: Bundle, data: Path, count: int) -> list[Magnitude]:
     source = bundle.find("onnx", "fp32")
     if source is None:
         raise EngineError(f"{bundle.folder}: has no fp32 ONNX file to look into; export with --format onnx")
-    images = read_dataset(data, ("train", "val"))
-    rows = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
     feed = bundle.manifest.input
-    pixels = read_pixels([images[row] for row in rows], feed.height, feed.width)
+    pixels = read_pixels(evenly(read_dataset(data, ("train", "val")), count), feed.height, feed.width)
     return activation_magnitudes(bundle.check(source), pixels)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +72,12 @@ class Run:
         return tuple(OperatingPoint(**point) for point in self.record["operating_points"])
 
     @property
+    def held_out(self) -> frozenset[str]:
+        """`CLASS/name` of every image of the patients that were held out of training."""
+        split = self.record["split"]
+        return frozenset((*split["validation_files"], *split["holdout_files"]))
+
+    @property
     def novelty(self) -> Novelty:
         """How unlike the training set an image is."""
         with np.load(self.folder / "novelty.npz") as stored:
@@ -111,8 +117,8 @@ class Reference:
         self._temperature = temperature
         self._novelty = novelty
 
-    def run(self, images: npt.NDArray[np.uint8]) -> Outputs:
-        """Decide and explain (N, H, W, 1) uint8."""
+    def run(self, images: npt.NDArray[np.uint8], progress: Callable[[int], None] = lambda done: None) -> Outputs:
+        """Decide and explain (N, H, W, 1) uint8; `progress` is told how many images are done."""
         import tensorflow as tf
 
         logits, heatmaps, novelties = [], [], []
@@ -128,6 +134,7 @@ class Reference:
             missed = centred - centred @ self._novelty.basis @ self._novelty.basis.T
             beyond = np.maximum(centred @ self._novelty.kinds - self._novelty.reach, 0)
             novelties.append(np.linalg.norm(np.concatenate([missed, beyond], axis=1), axis=1).astype(np.float32))
+            progress(min(start + BATCH, len(images)))
         logit = np.concatenate(logits)
         probability = 1 / (1 + np.exp(-logit.astype(np.float64) / self._temperature))
         return Outputs(probability.astype(np.float32), logit, np.concatenate(heatmaps), np.concatenate(novelties))

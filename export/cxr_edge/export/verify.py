@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,9 +23,9 @@ from cxr_edge.export.preprocessing import PreprocessingParity, compare_loaders
 from cxr_edge.export.run import Reference, Run
 from cxr_edge.export.taps import KerasTap, Tap, open_tap
 from cxr_edge.runtime.bundle import Bundle, Manifest, ModelFile
-from cxr_edge.runtime.dataset import LabelledImage, fingerprint, read_dataset, read_pixels
+from cxr_edge.runtime.dataset import LabelledImage, evenly, fingerprint, read_dataset, read_pixels
 from cxr_edge.runtime.engines import Outputs
-from cxr_edge.runtime.errors import CxrEdgeError, IntegrityError, UsageError
+from cxr_edge.runtime.errors import CxrEdgeError, DataError, IntegrityError, UsageError
 from cxr_edge.runtime.files import write_atomically
 from cxr_edge.runtime.predictor import load
 
@@ -89,7 +90,7 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `parity.json`."""
-        return {
+        record = {
             "schema_version": SCHEMA_VERSION,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "passed": self.passed,
@@ -98,6 +99,7 @@ class Verification:
             "files": [self._row(result) for result in self.files],
             "preprocessing": [asdict(parity) for parity in self.preprocessing],
         }
+        return {key: _finite(value) for key, value in record.items()}
 
     def _row(self, result: FileResult) -> dict[str, Any]:
         row = asdict(result.file) | {"passed": result.passed, "error": result.error}
@@ -119,6 +121,7 @@ def verify_bundle(
     limit: int | None,
     progress: Progress,
     layers: bool = False,
+    held_out: bool = False,
 ) -> Verification:
     """Run every file of a bundle over a data set and compare it with the trained network; writes `parity.json`.
 
@@ -130,6 +133,8 @@ def verify_bundle(
         Take this many images, evenly over the data set, instead of all.
     layers
         Also measure the error of every tensor, on some of the images.
+    held_out
+        Take only patients that the run held out of training; int8 ranges are never set on them.
 
     Raises
     ------
@@ -137,15 +142,17 @@ def verify_bundle(
         If bundle, run or data cannot be used at all. A file that cannot be run fails instead.
     """
     bundle = Bundle.open(path)
-    trained = _Trained(_trained_run(bundle, run_folder), bundle, _evenly(read_dataset(data), limit), progress)
+    run = _trained_run(bundle, run_folder)
+    trained = _Trained(run, bundle, _chosen(read_dataset(data), run, held_out, limit), progress)
     results = [
         _verify_file(bundle, file, trained, gates[file.precision], layers, progress) for file in bundle.manifest.files
     ]
+    results += _changed(bundle)
     images, outputs = trained.images, trained.outputs
     verification = Verification(
         bundle.manifest, fingerprint(images), images, outputs, results, trained.preprocessing(progress)
     )
-    write_atomically(path / "parity.json", json.dumps(verification.to_dict(), indent=2) + "\n")
+    write_atomically(path / "parity.json", json.dumps(verification.to_dict(), indent=2, allow_nan=False) + "\n")
     return verification
 
 
@@ -181,7 +188,7 @@ def _layers(bundle: Bundle, file: ModelFile, trained: _Trained, progress: Progre
     if exact and exact != file:
         reference = open_tap(bundle.check(exact))
     name = exact.path if exact and reference else "trained network (Keras)"
-    pixels = trained.pixels[_spread(len(trained.images), IMAGES)]
+    pixels = trained.pixels[evenly(range(len(trained.images)), IMAGES)]
     report = measure_layers(tap, reference or KerasTap(trained.network), pixels, file.precision, name)
     progress(f"{file.path}, layer by layer", 1, 1)
     return report
@@ -197,16 +204,13 @@ class _Trained:
         self.pixels = read_pixels(images, bundle.manifest.input.height, bundle.manifest.input.width)
         self._reference = Reference(self.network, run.temperature, run.novelty)
         self._point = bundle.manifest.operating_points[0]
-        parts = []
-        for start in range(0, len(images), 32):
-            parts.append(self._reference.run(self.pixels[start : start + 32]))
-            progress("trained network (Keras)", min(start + 32, len(images)), len(images))
-        columns = ((p.probability, p.logit, p.heatmap, p.novelty) for p in parts)
-        self.outputs = Outputs(*(np.concatenate(column) for column in zip(*columns, strict=True)))
+        self.outputs = self._reference.run(
+            self.pixels, lambda done: progress("trained network (Keras)", done, len(images))
+        )
 
     def preprocessing(self, progress: Progress) -> list[PreprocessingParity]:
         """What changes when others decode and resize instead of us."""
-        rows = _spread(len(self.images), PREPROCESSING_IMAGES)
+        rows = np.array(evenly(range(len(self.images)), PREPROCESSING_IMAGES))
         images = [self.images[row] for row in rows]
         results = compare_loaders(images, self.pixels[rows], self.outputs.take(rows), self._reference.run, self._point)
         progress("preprocessing", len(rows), len(rows))
@@ -225,10 +229,30 @@ def _trained_run(bundle: Bundle, run_folder: Path | None) -> Run:
     return run
 
 
-def _evenly(images: list[LabelledImage], limit: int | None) -> list[LabelledImage]:
-    return images if limit is None else [images[row] for row in _spread(len(images), limit)]
+def _chosen(images: list[LabelledImage], run: Run, held_out: bool, limit: int | None) -> list[LabelledImage]:
+    if held_out:
+        images = [image for image in images if image.key in run.held_out]
+        if {image.label for image in images} != {0, 1}:
+            raise DataError(
+                "the data set lacks images of a class that the run held out; name the one that it was trained on"
+            )
+    return evenly(images, limit or len(images))
 
 
-def _spread(available: int, wanted: int) -> npt.NDArray[np.intp]:
-    """Rows of `wanted` images, or of all, evenly over those available."""
-    return np.linspace(0, available - 1, min(wanted, available)).round().astype(np.intp)
+def _changed(bundle: Bundle) -> Iterator[FileResult]:
+    """Files that decide nothing, and are not what the manifest vouches for."""
+    for file in bundle.manifest.all_files:
+        if file not in bundle.manifest.files:
+            try:
+                bundle.check(file)
+            except IntegrityError as error:
+                yield FileResult(file, None, (), f"IntegrityError: {error}")
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows neither NaN nor infinity: null."""
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from cxr_edge.runtime.preprocess import read_inputs
 
 CLASSES = ("NORMAL", "PNEUMONIA")
 SPLITS = ("train", "val", "test")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,12 @@ def read_pixels(images: Iterable[LabelledImage], height: int = 224, width: int =
         listed = "\n  ".join(broken[:5])
         raise DataError(f"{len(broken)} of {len(images)} images cannot be read; repair or remove them:\n  {listed}")
     return pixels
+
+
+def evenly(images: Sequence[T], count: int) -> list[T]:
+    """Some of the images, or all where there are fewer, evenly over their order: so of every split and class."""
+    rows = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
+    return [images[row] for row in rows]
 
 
 def fingerprint(images: Iterable[LabelledImage]) -> str:

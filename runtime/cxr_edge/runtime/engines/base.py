@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -37,6 +38,11 @@ class Outputs:
     logit: FloatArray
     heatmap: FloatArray
     novelty: FloatArray
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Outputs]) -> Outputs:
+        """Of all images of the parts, of which there is one at least."""
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in OUTPUTS))
 
     def take(self, rows: npt.NDArray[np.integer]) -> Outputs:
         """Of these images only."""

@@ -107,6 +107,8 @@ def read_limits(path: Path, known: Collection[str]) -> dict[str, dict[str, float
         if not isinstance(limits, dict):
             raise UsageError(f"{path}: {name} stands outside of a table")
         for key, value in limits.items():
+            if isinstance(value, dict):
+                raise UsageError(f'{path}: [{name}.{key}]: a name with dots is quoted, ["model.onnx"]')
             if key not in known:
                 raise UsageError(f"{path}: [{name}]: unknown key {key!r}; known: {', '.join(sorted(known))}")
             if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -50,6 +50,14 @@ def test_a_slower_machine_shows_as_no_change_against_the_first_file():
     assert found["fp32"].against_first is None
 
 
+def test_a_busy_machine_fails_nothing():
+    now = a_record(1, fp32=10)
+    samples = np.array(now["files"][0]["samples_ms"]["total"])
+    now["files"][0]["samples_ms"]["total"] = list(samples * np.where(np.arange(130) % 4, 5, 1))
+    check = slowdowns(now, a_record(2, fp32=10))["fp32"]
+    assert check.interval[0] > 3 and check.fastest == pytest.approx(1, rel=0.2) and check.passed
+
+
 def test_a_slowdown_that_is_not_sure_passes():
     # Half of the rounds stalled: the median could be anything in between.
     check = slowdowns(a_record(1, spread=2, samples=20, fp32=14), a_record(2, spread=2, samples=20, fp32=10))["fp32"]
@@ -132,15 +140,15 @@ def test_bench_holds_a_bundle_to_its_own_record_and_budget(cli, bundle, phantoms
     measure = ["bench", phantoms / "test", "-m", bundle, "--samples", 20, "--no-cold", "--no-heatmap"]
     code, out, err = cli(*measure, "-o", first)
     assert code == 0 and "limits" not in out, err
-    # Limits far beyond what a busy machine does to a median within seconds.
-    budget.write_text('[all]\ntotal_p50_ms = 10000\n["model.onnx"]\nsize_mb = 10\n')
-    compare = [*measure, "--max-slowdown", 3, "-o", again]
+    # Limits far beyond what a busy machine does to a median: ×8 was seen.
+    budget.write_text('[all]\ntotal_p50_ms = 1e5\n["model.onnx"]\nsize_mb = 10\n')
+    compare = [*measure, "--max-slowdown", 100, "-o", again]
     code, out, err = cli(*compare, "--baseline", first, "--budget", budget)
     assert code == 0 and "13 limits of baseline and budget, 0 failed" in out and "warning" not in err, out + err
 
     record = json.loads(first.read_text())
     slow = next(row for row in record["files"] if row["file"] == "model.int8.tflite")
-    slow["samples_ms"]["total"] = [ms / 30 for ms in slow["samples_ms"]["total"]]
+    slow["samples_ms"]["total"] = [ms / 1e5 for ms in slow["samples_ms"]["total"]]
     record["machine"]["processor"] = "another"
     first.write_text(json.dumps(record))
     code, out, err = cli(*compare, "--baseline", first, "--format", "json")

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(1),
     default=1.25,
     show_default=True,
-    help="Against --baseline: fail where the time is surely more than this many times the earlier.",
+    help="Against --baseline: fail where a time, noise aside, is more than this many times the earlier.",
 )
 @click.option(
     "--budget",

@@ -16,6 +16,7 @@ from cxr_edge.benchmarks.suite import SCHEMA_VERSION
 from cxr_edge.export.gates import read_limits
 from cxr_edge.runtime.errors import UsageError
 
+Totals = Mapping[str, npt.NDArray[np.float64]]
 #: What a budget can limit, and the option without which it is not measured.
 LIMITS: Mapping[str, str] = {
     **{f"total_p{p}_ms": f"--samples {needed}" for p, needed in NEEDED.items()},
@@ -36,7 +37,11 @@ class Check:
     value
         None if it was not measured, which never passes.
     interval
-        Of a slowdown, 95 %. It fails if the lower end is above the limit.
+        Of a slowdown, 95 %.
+    fastest
+        Of a slowdown: the same for the fastest sample of each run. Other processes raise the median many times over
+        and hardly move the fastest (Chen and Revels, Robust benchmarking in noisy environments, 2016): a slowdown fails
+        if the interval's lower end and this are both above the limit.
     against_first
         Of a slowdown: the same (`ratio`, `low`, `high`) of times divided by those of the baseline's first file beside
         them, so that the speed of the machine on the day cancels. None for that file itself, or if it was not measured.
@@ -48,6 +53,7 @@ class Check:
     limit: float
     passed: bool
     interval: tuple[float, float] | None = None
+    fastest: float | None = None
     against_first: Mapping[str, float] | None = None
 
     def __str__(self) -> str:
@@ -56,16 +62,16 @@ class Check:
             return f"{self.file}: {self.name} was not measured" + (f"; it needs {needs}" if needs else "")
         if self.interval is None:
             return f"{self.file}: {self.name} is {self.value:.4g}, the budget's limit {self.limit:.4g}"
-        text = f"{self.file}: {_times(self.value, *self.interval)} the baseline's time, allowed ×{self.limit:.2f}"
-        beside = self.against_first
-        return text + (f"; against the first file {_times(**beside)}" if beside else "")
+        slower = f"{_times(self.value, *self.interval)} the baseline's time, the fastest ×{self.fastest:.2f}"
+        beside = f"; against the first file {_times(**self.against_first)}" if self.against_first else ""
+        return f"{self.file}: {slower}, allowed ×{self.limit:.2f}{beside}"
 
 
 @dataclass(frozen=True)
 class Timings:
     """What of a record is compared: (samples,) total milliseconds by file, and the conditions that they hold for."""
 
-    totals_ms: Mapping[str, npt.NDArray[np.float64]]
+    totals_ms: Totals
     conditions: Mapping[str, Any]
 
     @classmethod
@@ -106,19 +112,7 @@ def differences(now: Timings, baseline: Timings) -> list[str]:
 
 def check_slowdown(now: Timings, baseline: Timings, limit: float) -> list[Check]:
     """Hold each file of the baseline against its time then."""
-    first = next(iter(baseline.totals_ms))
-    checks = []
-    for file, before in baseline.totals_ms.items():
-        if file not in now.totals_ms:
-            checks.append(Check(file, "slowdown", None, limit, passed=False))
-            continue
-        after, beside = now.totals_ms[file], None
-        if file != first and first in now.totals_ms:
-            beside = ratio_of_medians(after / now.totals_ms[first], before / baseline.totals_ms[first])
-        found = ratio_of_medians(after, before)
-        interval = (found["low"], found["high"])
-        checks.append(Check(file, "slowdown", found["ratio"], limit, found["low"] <= limit, interval, beside))
-    return checks
+    return [_check(file, now.totals_ms, baseline.totals_ms, limit) for file in baseline.totals_ms]
 
 
 def check_budget(record: Mapping[str, Any], budget: Mapping[str, Mapping[str, float]]) -> list[Check]:
@@ -130,6 +124,18 @@ def check_budget(record: Mapping[str, Any], budget: Mapping[str, Mapping[str, fl
             value = found.get(file, {}).get(name)
             checks.append(Check(file, name, value, limit, value is not None and value <= limit))
     return checks
+
+
+def _check(file: str, now: Totals, baseline: Totals, limit: float) -> Check:
+    if file not in now:
+        return Check(file, "slowdown", None, limit, passed=False)
+    after, before, first = now[file], baseline[file], next(iter(baseline))
+    found, fastest = ratio_of_medians(after, before), float(after.min() / before.min())
+    beside = None
+    if file != first and first in now:
+        beside = ratio_of_medians(after / now[first], before / baseline[first])
+    passed = found["low"] <= limit or fastest <= limit
+    return Check(file, "slowdown", found["ratio"], limit, passed, (found["low"], found["high"]), fastest, beside)
 
 
 def _figures(row: Mapping[str, Any]) -> dict[str, float]:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cxr_edge.benchmarks.heatmap_cost import without_heatmap
-from cxr_edge.benchmarks.statistics import median_ratio, percentiles
+from cxr_edge.benchmarks.statistics import median_ratio, percentiles, ratio_of_medians
 
 
 def test_percentiles_need_their_samples():
@@ -19,6 +19,16 @@ def test_ratio_of_paired_samples_ignores_common_noise():
     noise = np.random.default_rng(0).uniform(1, 50, 200)
     found = median_ratio(2 * noise, noise)
     assert found == {"ratio": pytest.approx(2), "low": pytest.approx(2), "high": pytest.approx(2)}
+
+
+def test_the_interval_of_two_runs_holds_their_true_ratio():
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(100):
+        before, now = rng.lognormal(sigma=0.3, size=(2, 130))
+        found = ratio_of_medians(2 * now, before)
+        held += found["low"] <= 2 <= found["high"]
+    assert 88 <= held <= 100  # of 95 %; medians of few samples have slightly wide percentile intervals
 
 
 def test_bench_measures_every_file_and_keeps_raw_samples(cli, bundle, run, phantoms, tmp_path):

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cxr_edge.runtime.console import emit, output_format
 from cxr_edge.runtime.engines import ENGINES
-from cxr_edge.runtime.errors import ImageError
+from cxr_edge.runtime.errors import EXIT_CHECK_FAILED, ImageError
 from cxr_edge.runtime.files import write_atomically
 from cxr_edge.runtime.image import find_images
 from cxr_edge.runtime.predictor import packaged_model
 from cxr_edge.runtime.quiet import import_keras_quietly
+
+if TYPE_CHECKING:
+    from cxr_edge.benchmarks.regression import Check, Timings
 
 
 @click.command()
@@ -34,6 +40,27 @@ from cxr_edge.runtime.quiet import import_keras_quietly
     "--keras", "run", type=click.Path(path_type=Path), metavar="RUN", help="Also time Keras with GradientTape."
 )
 @click.option("--python", type=click.Path(), help="Interpreter for cold starts, as of a bare environment.")
+@click.option(
+    "--baseline",
+    "baseline_file",
+    type=click.Path(path_type=Path),
+    metavar="BENCH.json",
+    help="Earlier -o of this bench on such a machine: fail if a file of it is slower now.",
+)
+@click.option(
+    "--max-slowdown",
+    type=click.FloatRange(1),
+    default=1.25,
+    show_default=True,
+    help="Against --baseline: fail where a time, noise aside, is more than this many times the earlier.",
+)
+@click.option(
+    "--budget",
+    "budget_file",
+    type=click.Path(path_type=Path),
+    metavar="BUDGET.toml",
+    help="Limits on time, cold start, memory, size.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the JSON, raw samples included, here too.")
 @output_format("table", "json")
 def bench(
@@ -46,16 +73,32 @@ def bench(
     heatmap: bool,
     run: Path | None,
     python: str | None,
+    baseline_file: Path | None,
+    max_slowdown: float,
+    budget_file: Path | None,
     output: Path | None,
     format: str,
 ) -> None:
     """Time each file of a bundle on radiographs: stage by stage, cold start, memory, size.
 
     All files take turns on the same images in one process, so that their ratios hold on a noisy machine.
+    With --baseline or --budget, exit 1 if a file is slower or larger than it may be, or was not measured.
 
     \b
       cxr-edge bench folder -m bundle
       cxr-edge bench folder -m bundle --keras runs/first -o bench.json
+      cxr-edge bench folder -m bundle --baseline bench.json --max-slowdown 1.5
+      cxr-edge bench folder -m bundle --budget budget.toml
+
+    \b
+    A budget.toml; the limits of a file go over those of all:
+      [all]
+      total_p95_ms = 40
+      cold_start_s = 1.5
+      ["model.int8.tflite"]
+      total_p50_ms = 12
+      peak_rss_mb = 120
+      size_mb = 3
     """
     found = find_images(images) if images.is_dir() else [images]
     if not found:
@@ -64,17 +107,43 @@ def bench(
         import_keras_quietly()
     from rich.console import Console
 
-    from cxr_edge.benchmarks.report import print_benchmark
+    from cxr_edge.benchmarks.regression import load_baseline, load_budget
+    from cxr_edge.benchmarks.report import print_benchmark, print_checks
     from cxr_edge.benchmarks.suite import Options, benchmark
     from cxr_edge.export.progress import stages
 
+    baseline = load_baseline(baseline_file) if baseline_file else None
+    budget = load_budget(budget_file) if budget_file else {}
     options = Options(engine, threads, samples, cold, heatmap, run, python)
     with stages() as progress:
         record = benchmark(bundle or packaged_model(), found, options, progress)
+    checks = _check(record, baseline, max_slowdown, budget)
+    record["checks"] = [asdict(check) for check in checks]
     if output:
         write_atomically(output, json.dumps(record, indent=2) + "\n")
+    console = Console(stderr=format == "json")
+    console = console if console.is_terminal else Console(width=200, stderr=console.stderr)
     if format == "json":
         emit(record, format)
     else:
-        console = Console()
-        print_benchmark(record, console if console.is_terminal else Console(width=200))
+        print_benchmark(record, console)
+    print_checks(checks, console)
+    if not all(check.passed for check in checks):
+        click.get_current_context().exit(EXIT_CHECK_FAILED)
+
+
+def _check(
+    record: Mapping[str, Any],
+    baseline: Timings | None,
+    max_slowdown: float,
+    budget: Mapping[str, Mapping[str, float]],
+) -> list[Check]:
+    from cxr_edge.benchmarks.regression import Timings, check_budget, check_slowdown, differences
+
+    checks = check_budget(record, budget)
+    if baseline:
+        now = Timings.of(record)
+        for difference in differences(now, baseline):
+            click.echo(f"warning: times may differ for another reason than the bundle; {difference}", err=True)
+        checks += check_slowdown(now, baseline, max_slowdown)
+    return checks

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from cxr_edge.benchmarks.latency import STAGES
+from cxr_edge.benchmarks.regression import Check
 
 
 def print_benchmark(record: Mapping[str, Any], console: Console) -> None:
@@ -34,6 +35,16 @@ def print_benchmark(record: Mapping[str, Any], console: Console) -> None:
         )
     for reason in record["passed_over"]:
         console.print(f"not measured: {reason}", highlight=False)
+
+
+def print_checks(checks: Sequence[Check], console: Console) -> None:
+    """Print every slowdown, every limit that did not hold, and how many there were."""
+    for check in checks:
+        if check.interval or not check.passed:
+            console.print(f"{'held' if check.passed else 'FAILED'}: {check}", highlight=False, soft_wrap=True)
+    if checks:
+        failed = sum(not check.passed for check in checks)
+        console.print(f"{len(checks)} limits of baseline and budget, {failed} failed", highlight=False)
 
 
 def _others(row: Mapping[str, Any]) -> list[str]:

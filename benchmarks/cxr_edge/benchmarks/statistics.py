@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 #: Samples below which a percentile is noise and is not printed.
 NEEDED = {50: 20, 90: 64, 95: 130, 99: 662}
@@ -22,3 +24,15 @@ def median_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> di
     ratios = np.asarray(numerator) / np.asarray(denominator)
     interval = bootstrap((ratios,), np.median, n_resamples=2000, method="percentile", rng=0).confidence_interval
     return {"ratio": float(np.median(ratios)), "low": float(interval.low), "high": float(interval.high)}
+
+
+def ratio_of_medians(numerator: npt.NDArray[np.float64], denominator: npt.NDArray[np.float64]) -> dict[str, float]:
+    """Ratio of the medians of two runs, with its 95 % bootstrap interval over both: `ratio`, `low`, `high`."""
+    from scipy.stats import bootstrap
+
+    def ratio(above: npt.NDArray[np.float64], below: npt.NDArray[np.float64], axis: int = -1) -> Any:
+        return np.median(above, axis=axis) / np.median(below, axis=axis)
+
+    samples = (numerator, denominator)
+    interval = bootstrap(samples, ratio, n_resamples=2000, method="percentile", rng=0).confidence_interval
+    return {"ratio": float(ratio(*samples)), "low": float(interval.low), "high": float(interval.high)}

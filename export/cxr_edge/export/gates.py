@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 from cxr_edge.export.parity import Parity
 from cxr_edge.runtime.errors import UsageError
@@ -90,16 +89,31 @@ def load_gates(path: Path | None) -> Mapping[str, Gate]:
     """
     if path is None:
         return DEFAULTS
+    gates = dict(DEFAULTS)
+    for precision, limits in read_limits(path, {field.name for field in fields(Gate)}).items():
+        if precision not in DEFAULTS:
+            raise UsageError(f"{path}: [{precision}] is no precision; known: {', '.join(DEFAULTS)}")
+        gates[precision] = replace(gates[precision], **limits)
+    return gates
+
+
+def read_limits(path: Path, known: Collection[str]) -> dict[str, dict[str, float]]:
+    """Tables of numbers in a TOML file, their keys among those known; UsageError if it has anything else."""
     try:
         tables = tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read as TOML ({error})") from error
-    gates = dict(DEFAULTS)
-    for precision, keys in tables.items():
-        if precision not in DEFAULTS or not isinstance(keys, dict):
-            raise UsageError(f"{path}: [{precision}] is no precision; known: {', '.join(DEFAULTS)}")
-        gates[precision] = _override(gates[precision], keys, f"{path}: [{precision}]")
-    return gates
+    for name, limits in tables.items():
+        if not isinstance(limits, dict):
+            raise UsageError(f"{path}: {name} stands outside of a table")
+        for key, value in limits.items():
+            if isinstance(value, dict):
+                raise UsageError(f'{path}: [{name}.{key}]: a name with dots is quoted, ["model.onnx"]')
+            if key not in known:
+                raise UsageError(f"{path}: [{name}]: unknown key {key!r}; known: {', '.join(sorted(known))}")
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise UsageError(f"{path}: [{name}]: {key} must be a number")
+    return tables
 
 
 def check(parity: Parity, gate: Gate) -> list[Check]:
@@ -110,13 +124,3 @@ def check(parity: Parity, gate: Gate) -> list[Check]:
         if limit is not None:
             checks.append(Check(name, value, limit, value <= limit if name in HIGHEST else value >= limit))
     return checks
-
-
-def _override(gate: Gate, keys: Mapping[str, Any], where: str) -> Gate:
-    known = {field.name for field in fields(Gate)}
-    for key, value in keys.items():
-        if key not in known:
-            raise UsageError(f"{where}: unknown key {key!r}; known: {', '.join(sorted(known))}")
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise UsageError(f"{where}: {key} must be a number")
-    return replace(gate, **keys)

@@ -71,7 +71,7 @@ def test_a_changed_gradient_fails_though_it_decides_nothing(cli, copy, phantoms,
 
 def test_parity_json_is_strict_json(cli, copy, phantoms, gates):
     """On two images DeLong's test has no value, which JSON cannot say as NaN."""
-    code, out, _ = cli("verify", copy, "--data", phantoms, "--gates", gates, "--limit", 2, "--format", "json")
+    _, out, _ = cli("verify", copy, "--data", phantoms, "--gates", gates, "--limit", 2, "--format", "json")
 
     def refuse(constant):
         raise AssertionError(constant)

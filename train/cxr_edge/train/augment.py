@@ -24,7 +24,7 @@ def augmentation(seed: int) -> keras.Sequential:
     """
     changes = (
         RandomAffine(degrees=14, shift=0.1, zoom=(0.8, 1.4), stretch=1.2, seed=seed),
-        RandomFrame(0.15, seed=seed + 1),
+        RandomFrame(0.12, seed=seed + 1),
         RandomGamma(0.6, 1.6, seed=seed + 2),
         layers.RandomBrightness(0.15, value_range=(0, 255), seed=seed + 3),
         RandomBands(coarse=(0.5, 1.4), middle=(0.6, 2.2), fine=(0.2, 2.5), seed=seed + 4),

@@ -48,7 +48,7 @@ SCHEDULES = ("cosine", "plateau")
     show_default=True,
     help="Share of each side that the network itself cuts off, there where markers and collimation are.",
 )
-@click.option("--epochs", type=click.IntRange(1), default=8, show_default=True, help="Of fine-tuning, at most.")
+@click.option("--epochs", type=click.IntRange(1), default=12, show_default=True, help="Of fine-tuning, at most.")
 @click.option("--head-epochs", type=click.IntRange(1), default=1, show_default=True, help="On the frozen backbone.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="On all devices together.")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=3e-4, show_default=True)

@@ -32,7 +32,7 @@ class TrainConfig:
     alpha: float = 1.0
     size: int = 224
     border_crop: float = 0.0
-    epochs: int = 8
+    epochs: int = 12
     head_epochs: int = 1
     batch_size: int = 32
     learning_rate: float = 3e-4

@@ -221,6 +221,22 @@ def _crop(image: Gray) -> Gray:
     return cv2.resize(image[y : height - y, x : width - x], (width, height), interpolation=cv2.INTER_LINEAR)
 
 
+def _frame(image: Gray) -> Gray:
+    """Cover a strip at each side with black, as collimation and letterboxing do."""
+    height, width = image.shape
+    y, x = round(0.08 * height), round(0.08 * width)
+    framed = np.zeros_like(image)
+    framed[y : height - y, x : width - x] = image[y : height - y, x : width - x]
+    return framed
+
+
+def _mark(image: Gray) -> Gray:
+    """Put a side marker into the upper left corner."""
+    height, width = image.shape
+    place, size = (round(0.04 * width), round(0.18 * height)), height / 280
+    return np.asarray(cv2.putText(image.copy(), "R", place, cv2.FONT_HERSHEY_SIMPLEX, size, 250, 2), np.uint8)
+
+
 def _move(image: Gray, degrees: float = 0.0, scale: float = 1.0) -> Gray:
     """Rotate and scale about the centre, black around."""
     height, width = image.shape
@@ -242,6 +258,8 @@ PERTURBATIONS: dict[str, Callable[[Gray], Gray]] = {
     "half size and back, nearest": partial(_resample, interpolation=cv2.INTER_NEAREST),
     "half size and back, bilinear": partial(_resample, interpolation=cv2.INTER_LINEAR),
     "border of 8 % cropped": _crop,
+    "border of 8 % black": _frame,
+    "side marker added": _mark,
     "rotated by 8°": partial(_move, degrees=8.0),
     "rotated by −8°": partial(_move, degrees=-8.0),
     "scaled by 0.9": partial(_move, scale=0.9),

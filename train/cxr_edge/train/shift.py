@@ -6,7 +6,6 @@ another hospital; a network that fails here will fail there.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,14 +19,13 @@ from cxr_edge.runtime.dataset import LabelledImage
 from cxr_edge.runtime.image import Gray
 from cxr_edge.train.calibrate import to_probability
 from cxr_edge.train.metrics import Floats, Labels
-from cxr_edge.train.patients import patient_of
+from cxr_edge.train.patients import are_numbered, patient_of, positions
 
 Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
-#: Blocks of consecutive patient numbers.
+#: Blocks of consecutive patient numbers, of about as many images each.
 BLOCKS = 4
-_NUMBERED = re.compile(r"(bacteria|virus|IM|NORMAL\d*-IM)-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -131,8 +129,8 @@ def strata(images: Sequence[LabelledImage], pixels: Pixels) -> Iterator[tuple[st
         of_cause = np.array([patient.startswith(f"{cause}-") for patient in patients])
         if of_cause.any():
             yield f"{cause} against normal", of_cause | (labels == 0)
-    if all(_NUMBERED.fullmatch(patient) for patient in patients):
-        blocks = _patient_blocks(patients)
+    if are_numbered(patients):
+        blocks = (positions(images) * BLOCKS).astype(int)
         for block in range(BLOCKS):
             yield f"patient numbers, block {block + 1} of {BLOCKS}", blocks == block
     yield from _outer_thirds("darkest third", "brightest third", pixels.mean(axis=(1, 2, 3)))
@@ -153,18 +151,6 @@ def _proxy(name: str, kind: str, labels: Labels, logit: Floats, threshold: float
         sensitivity=float(decided[sick].mean()) if sick.any() else None,
         specificity=float((~decided[healthy]).mean()) if healthy.any() else None,
     )
-
-
-def _patient_blocks(patients: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Which quarter of its numbering each patient is in: (N,) int. Each scheme of names counts for itself."""
-    blocks = np.zeros(len(patients), np.int64)
-    schemes = np.array([patient.rpartition("-")[0] for patient in patients])
-    numbers = np.array([int(patient.rpartition("-")[2]) for patient in patients])
-    for scheme in np.unique(schemes):
-        rows = schemes == scheme
-        distinct, rank = np.unique(numbers[rows], return_inverse=True)
-        blocks[rows] = rank * BLOCKS // len(distinct)
-    return blocks
 
 
 def _outer_thirds(lowest: str, highest: str, values: Floats) -> Iterator[tuple[str, Mask]]:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.runtime.dataset import LabelledImage
-from cxr_edge.runtime.image import Gray
+from cxr_edge.runtime.image import Gray, read_image
 from cxr_edge.train.calibrate import to_probability
 from cxr_edge.train.metrics import Floats, Labels
 from cxr_edge.train.patients import are_numbered, patient_of, positions
@@ -136,6 +136,8 @@ def strata(images: Sequence[LabelledImage], pixels: Pixels) -> Iterator[tuple[st
     yield from _outer_thirds("darkest third", "brightest third", pixels.mean(axis=(1, 2, 3)))
     # The file's size tells of the scanner and its compression, and of the class: pneumonia has the smaller files here.
     yield from _outer_thirds("smallest third of files", "largest third of files", _file_sizes(images))
+    # The network sees every original squeezed into a square: its shape is lost, and the distortion left.
+    yield from _outer_thirds("narrowest third", "widest third", _aspect_ratios(images))
 
 
 def _proxy(name: str, kind: str, labels: Labels, logit: Floats, threshold: float, temperature: float) -> Proxy:
@@ -163,6 +165,21 @@ def _outer_thirds(lowest: str, highest: str, values: Floats) -> Iterator[tuple[s
 
 def _file_sizes(images: Sequence[LabelledImage]) -> Floats:
     return np.array([Path(image.path).stat().st_size for image in images], np.float64)
+
+
+def _aspect_ratios(images: Sequence[LabelledImage]) -> Floats:
+    """Width by height of each image as stored: (N,) float64."""
+    from PIL import Image, UnidentifiedImageError
+
+    ratios = []
+    for image in images:
+        try:
+            with Image.open(image.path, formats=("JPEG", "PNG")) as header:  # quicker than to decode
+                width, height = header.size
+        except UnidentifiedImageError:
+            height, width = read_image(image.path).shape
+        ratios.append(width / height)
+    return np.array(ratios)
 
 
 def _gamma(image: Gray, gamma: float) -> Gray:

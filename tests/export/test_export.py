@@ -1,7 +1,9 @@
 import json
+from dataclasses import replace
 
 import pytest
 
+from cxr_edge.export.build import model_card
 from cxr_edge.export.tensorrt import build_plan, is_strongly_typed
 from cxr_edge.runtime import Bundle, MissingExtraError
 from cxr_edge.runtime.bundle import ModelFile
@@ -19,6 +21,20 @@ def test_the_manifest_names_every_file_and_its_provenance(bundle, run, phantoms)
     assert manifest.training["run"] == "../run"
     card = (bundle / "MODEL_CARD.md").read_text()
     assert "not a medical device" in card and "model.int8.tflite" in card
+
+
+def test_the_card_has_the_holdout_beside_validation(bundle, run):
+    record = json.loads((run / "run.json").read_text())
+    manifest = Bundle.open(bundle).manifest
+    validation, holdout = (record["metrics"][part]["auc"] for part in ("validation", "holdout"))
+    card = model_card(manifest)
+    assert f"| auc | {validation:.4f} | {holdout:.4f} |" in card and "the hold-out chose nothing" in card
+    assert f"holdout, {record['split']['holdout_images']} images |\n|---|---|---|\n" in card
+    without = replace(
+        manifest, training=manifest.training | {"metrics": {"validation": record["metrics"]["validation"]}}
+    )
+    card = model_card(without)
+    assert f"| auc | {validation:.4f} |\n" in card and "hold-out" not in card and "holdout" not in card
 
 
 def test_calibration_leaves_validation_patients_out(bundle, run, phantoms):

@@ -42,6 +42,9 @@ def test_a_run_is_evaluated_on_its_holdout_unless_told_otherwise(run, phantoms, 
     assert found["metrics"]["roc_auc"]["value"] == pytest.approx(record["metrics"]["holdout"]["auc"])
     assert found["shift"] is None and found["faithfulness"] is None
     text = (tmp_path / "report" / "report.html").read_text()
+    threshold, share = found["novelty"]["threshold"], found["novelty"]["in_distribution"]
+    assert threshold == Novelty.load(run / "novelty.npz").threshold and share["low"] <= share["value"] <= share["high"]
+    assert f"novelty up to {threshold:.3f}" in text and f"{share['value']:.4f}" in text
     assert "These patients chose nothing" in text and "look at the lungs" not in text
 
 
@@ -120,7 +123,9 @@ def test_a_bundle_is_evaluated_on_all_images_and_told_what_it_was_trained_on(bun
     assert re.search(rf"^accuracy +{re.escape(line)}", out, re.MULTILINE)
 
     images = read_dataset(phantoms)
-    wanted = [p.label == "PNEUMONIA" for p in load(bundle).predict_many(image.path for image in images)]
+    predictions = list(load(bundle).predict_many(image.path for image in images))
+    wanted = [p.label == "PNEUMONIA" for p in predictions]
+    assert found["novelty"]["in_distribution"]["value"] == np.mean([p.in_distribution for p in predictions])
     truth = np.array([image.label for image in images])
     assert balanced["confusion"]["true_positive"] == np.sum(np.array(wanted) & (truth == 1))
     assert balanced["confusion"]["false_positive"] == np.sum(np.array(wanted) & (truth == 0))

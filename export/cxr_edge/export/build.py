@@ -218,7 +218,12 @@ def _facts(run: Run, bundle: Path, calibration: Sequence[LabelledImage]) -> Mani
 def model_card(manifest: Manifest) -> str:
     """MODEL_CARD.md: what the model is for, what it was made of, and how well it did where."""
     training = manifest.training
-    metrics = "\n".join(f"| {name} | {value:.4f} |" for name, value in training["metrics"]["validation"].items())
+    parts = {part: training["metrics"][part] for part in ("validation", "holdout") if part in training["metrics"]}
+    counts = " | ".join(f"{part}, {training['split'][f'{part}_images']} images" for part in parts)
+    metrics = "\n".join(
+        f"| {name} | " + " | ".join(f"{each[name]:.4f}" for each in parts.values()) + " |"
+        for name in parts["validation"]
+    )
     points = "\n".join(f"- `{p.name}`: p ≥ {p.threshold:.4f}, {p.chosen}" for p in manifest.operating_points)
     files = "\n".join(f"| {f.path} | {f.precision} | {f.bytes / 1e6:.2f} MB |" for f in manifest.all_files)
     return f"""# {manifest.name}: pneumonia on chest radiographs
@@ -234,11 +239,11 @@ Operating points:
 
 {points}
 
-On {training["split"]["validation_images"]} images of held-out patients of the same data set, which also chose the
-threshold (expect less elsewhere):
+At the first of these, on held-out patients of the same data set (expect less elsewhere). The validation images also
+chose epoch, temperature and thresholds{"; the hold-out chose nothing" if "holdout" in parts else ""}.
 
-| | |
-|---|---|
+| | {counts} |
+|---|{"---|" * len(parts)}
 {metrics}
 
 | file | precision | size |

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import astuple
 from io import BytesIO
@@ -17,6 +16,7 @@ from cxr_edge.runtime.files import write_atomically
 from cxr_edge.runtime.image import read_image
 from cxr_edge.train.audit import Audit, Origin, Radiograph
 from cxr_edge.train.duplicates import MAX_DISTANCE
+from cxr_edge.train.page import fill
 from cxr_edge.train.shortcuts import BORDER, NEAR_BLACK, cue_names
 
 if TYPE_CHECKING:
@@ -31,31 +31,20 @@ COLOURS = ("#2a7f8e", "#c8642b")
 
 def write_page(path: Path, audit: Audit) -> None:
     """Render the page; pictures are embedded, so that it can be sent as it is."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("cxr_edge.train", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["thumbnail"] = thumbnail
     shared = {"audit": audit, "classes": CLASSES, "colours": COLOURS, "samples": _samples(audit.radiographs)}
     limits = {"groups": GROUPS, "in_group": IN_GROUP, "lines": LINES, "bits": MAX_DISTANCE}
     cues = {"border": BORDER, "near_black": NEAR_BLACK, "histograms": _histograms(audit) if audit.shortcuts else None}
-    page = environment.get_template("audit.html.j2").render(**shared, **limits, **cues)
-    write_atomically(path, page)
+    write_atomically(path, fill("audit.html.j2", thumbnail=thumbnail, **shared, **limits, **cues))
 
 
-def thumbnail(origin: Origin) -> str:
-    """A small picture of a radiograph as a data URI."""
+def thumbnail(origin: Origin) -> bytes:
+    """A small picture of a radiograph as a JPEG file."""
     import cv2
 
     gray = read_image(origin.path)
     scale = min(1.0, SIDE / max(gray.shape))
     small = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return _data_uri("jpeg", cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes())
+    return bytes(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1])
 
 
 def _samples(radiographs: Sequence[Radiograph]) -> dict[str, list[Radiograph]]:
@@ -67,8 +56,8 @@ def _samples(radiographs: Sequence[Radiograph]) -> dict[str, list[Radiograph]]:
     }
 
 
-def _histograms(audit: Audit) -> str:
-    """Each cue by class, in the order of the table."""
+def _histograms(audit: Audit) -> bytes:
+    """Each cue by class, in the order of the table: a PNG file."""
     from matplotlib.figure import Figure
 
     values = np.array([astuple(image.cues) for image in audit.radiographs])
@@ -81,7 +70,7 @@ def _histograms(audit: Audit) -> str:
         axes.set_yticks([])
     content = BytesIO()
     figure.savefig(content, dpi=110)
-    return _data_uri("png", content.getvalue())
+    return content.getvalue()
 
 
 def _histogram(axes: Axes, values: npt.NDArray[np.float64], labels: npt.NDArray[np.str_]) -> None:
@@ -96,7 +85,3 @@ def _histogram(axes: Axes, values: npt.NDArray[np.float64], labels: npt.NDArray[
     for name, colour in zip(CLASSES, COLOURS, strict=True):
         members = np.clip(values[labels == name], low, high)
         axes.hist(members, edges.tolist(), weights=np.full(len(members), 1 / len(members)), alpha=0.6, color=colour)
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64," + b64encode(content).decode()

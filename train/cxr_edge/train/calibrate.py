@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.runtime.bundle import OperatingPoint
-
-Floats = npt.NDArray[np.floating[Any]]
-Labels = npt.NDArray[np.int64]
+from cxr_edge.train.metrics import Floats, Labels
 
 #: Temperatures that are searched.
 TEMPERATURES = (0.1, 10.0)

@@ -27,6 +27,7 @@ from cxr_edge.train.metrics import (
     classification_report,
     confusion,
     decision_metrics,
+    mean_over_images,
     reliability,
     score_metrics,
 )
@@ -87,6 +88,8 @@ class Evaluation:
         (N, h, w) float32 ≥ 0, image by image.
     reliability
         Bins of equal width, ascending, those without images among them.
+    in_distribution
+        Share of the images of no more novelty than the model's threshold.
     shift, faithfulness
         None where they were not asked for.
     """
@@ -98,6 +101,7 @@ class Evaluation:
     scores: dict[str, Estimate]
     points: tuple[AtPoint, ...]
     reliability: tuple[ReliabilityBin, ...]
+    in_distribution: Estimate
     shift: Shift | None
     faithfulness: Faithfulness | None
 
@@ -128,6 +132,7 @@ class Evaluation:
             "metrics": {name: asdict(estimate) for name, estimate in self.scores.items()},
             "operating_points": [_point_dict(at) for at in self.points],
             "calibration": {"bins": BINS, "reliability": [asdict(each) for each in self.reliability]},
+            "novelty": {"threshold": subject.novelty_threshold, "in_distribution": asdict(self.in_distribution)},
             "shift": _shift_dict(self.shift) if self.shift else None,
             "faithfulness": _faithfulness_dict(self.faithfulness) if self.faithfulness else None,
         }
@@ -216,6 +221,7 @@ def evaluate(
     step("bootstrap over patients")
     points = tuple(_at_point(cases, point) for point in subject.operating_points)
     scores = score_metrics(cases)
+    familiar = mean_over_images((outputs.novelty <= subject.novelty_threshold).astype(float), cases.patients)
     shift = faithfulness = None
     if with_shift:
         threshold, temperature = subject.operating_points[0].threshold, subject.temperature
@@ -226,7 +232,7 @@ def evaluate(
     if with_faithfulness:
         faithfulness = measure_faithfulness(subject, pixels, cases, outputs.heatmap, step)
     bins = tuple(reliability(cases))
-    return Evaluation(subject, source, cases, outputs.heatmap, scores, points, bins, shift, faithfulness)
+    return Evaluation(subject, source, cases, outputs.heatmap, scores, points, bins, familiar, shift, faithfulness)
 
 
 def _at_point(cases: Cases, point: OperatingPoint) -> AtPoint:

@@ -34,6 +34,11 @@ def patient_of(path: Path) -> str:
     return path.stem
 
 
+def are_numbered(patients: Sequence[str]) -> bool:
+    """Whether all keys are of a scheme of *Chest X-Ray Images (Pneumonia)*, whose numbers have an order."""
+    return all(_NUMBERED.fullmatch(patient) for patient in patients)
+
+
 def positions(images: Sequence[LabelledImage]) -> npt.NDArray[np.float64]:
     """Where each image's patient stands in the numbering of its kind: (N,) in [0, 1).
 
@@ -43,7 +48,7 @@ def positions(images: Sequence[LabelledImage]) -> npt.NDArray[np.float64]:
     """
     patients = [patient_of(image.path) for image in images]
     kinds: dict[str, str] = {}
-    if all(_NUMBERED.fullmatch(patient) for patient in patients):
+    if are_numbered(patients):
         kinds = {patient: patient.rpartition("-")[0] for patient in patients}
     else:
         for patient, image in zip(patients, images, strict=True):

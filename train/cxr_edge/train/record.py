@@ -124,12 +124,14 @@ def metrics_at(
 def plot_curves(history: Mapping[str, list[float]], path: Path) -> None:
     """Loss and AUC by epoch, training and validation."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     for axes, metric in zip(figure.subplots(1, 2), ("loss", "auc"), strict=True):
         for name, label in ((metric, "training (augmented)"), (f"val_{metric}", "validation")):
             axes.plot(range(1, len(history[name]) + 1), history[name], marker="o", label=label)
         axes.set(xlabel="epoch", ylabel={"loss": "loss", "auc": "ROC AUC"}[metric])
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(path, dpi=120)

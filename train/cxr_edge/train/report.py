@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from cxr_edge.runtime.errors import UsageError
 from cxr_edge.runtime.files import write_atomically
 from cxr_edge.train.faithfulness import BLUR_SIGMA, BORDER, Faithfulness
 from cxr_edge.train.metrics import BINS, LEVEL, RESAMPLES, Estimate
+from cxr_edge.train.page import fill
 from cxr_edge.train.pictures import CASCADE, draw_all, draw_faithfulness, gallery
 
 if TYPE_CHECKING:
@@ -54,15 +54,9 @@ def write_report(evaluation: Evaluation, report: Path) -> None:
 
 def render(evaluation: Evaluation) -> str:
     """The page; pictures are embedded, so that it can be sent as it is."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("cxr_edge.train", "templates"), autoescape=True, undefined=StrictUndefined
-    )
-    environment.filters["embed"] = _embed
-    environment.filters["interval"] = interval
     curves = evaluation.subject.path / "curves.png"
-    return environment.get_template("evaluation.html.j2").render(
+    return fill(
+        "evaluation.html.j2",
         evaluation=evaluation,
         curves=curves.read_bytes() if evaluation.subject.kind == "run" and curves.is_file() else None,
         diagrams=draw_all(evaluation),
@@ -113,8 +107,3 @@ def interval(estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
         return f"{estimate.value:.4f}"
     return f"{estimate.value:.4f} ({estimate.low:.4f}–{estimate.high:.4f})"
-
-
-def _embed(picture: bytes) -> str:
-    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64," + b64encode(picture).decode()

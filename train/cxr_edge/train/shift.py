@@ -6,7 +6,6 @@ another hospital; a network that fails here will fail there.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,17 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.runtime.dataset import LabelledImage
-from cxr_edge.runtime.image import Gray
+from cxr_edge.runtime.image import Gray, read_image
 from cxr_edge.train.calibrate import to_probability
 from cxr_edge.train.metrics import Floats, Labels
-from cxr_edge.train.patients import patient_of
+from cxr_edge.train.patients import are_numbered, patient_of, positions
 
 Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
-#: Blocks of consecutive patient numbers.
+#: Blocks of consecutive patient numbers, of about as many images each.
 BLOCKS = 4
-_NUMBERED = re.compile(r"(bacteria|virus|IM|NORMAL\d*-IM)-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -131,13 +129,15 @@ def strata(images: Sequence[LabelledImage], pixels: Pixels) -> Iterator[tuple[st
         of_cause = np.array([patient.startswith(f"{cause}-") for patient in patients])
         if of_cause.any():
             yield f"{cause} against normal", of_cause | (labels == 0)
-    if all(_NUMBERED.fullmatch(patient) for patient in patients):
-        blocks = _patient_blocks(patients)
+    if are_numbered(patients):
+        blocks = (positions(images) * BLOCKS).astype(int)
         for block in range(BLOCKS):
             yield f"patient numbers, block {block + 1} of {BLOCKS}", blocks == block
     yield from _outer_thirds("darkest third", "brightest third", pixels.mean(axis=(1, 2, 3)))
     # The file's size tells of the scanner and its compression, and of the class: pneumonia has the smaller files here.
     yield from _outer_thirds("smallest third of files", "largest third of files", _file_sizes(images))
+    # The network sees every original squeezed into a square: its shape is lost, and the distortion left.
+    yield from _outer_thirds("narrowest third", "widest third", _aspect_ratios(images))
 
 
 def _proxy(name: str, kind: str, labels: Labels, logit: Floats, threshold: float, temperature: float) -> Proxy:
@@ -155,18 +155,6 @@ def _proxy(name: str, kind: str, labels: Labels, logit: Floats, threshold: float
     )
 
 
-def _patient_blocks(patients: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Which quarter of its numbering each patient is in: (N,) int. Each scheme of names counts for itself."""
-    blocks = np.zeros(len(patients), np.int64)
-    schemes = np.array([patient.rpartition("-")[0] for patient in patients])
-    numbers = np.array([int(patient.rpartition("-")[2]) for patient in patients])
-    for scheme in np.unique(schemes):
-        rows = schemes == scheme
-        distinct, rank = np.unique(numbers[rows], return_inverse=True)
-        blocks[rows] = rank * BLOCKS // len(distinct)
-    return blocks
-
-
 def _outer_thirds(lowest: str, highest: str, values: Floats) -> Iterator[tuple[str, Mask]]:
     """The images of the lowest and the highest third of a value, unless all share it."""
     low, high = np.quantile(values, (1 / 3, 2 / 3))
@@ -177,6 +165,21 @@ def _outer_thirds(lowest: str, highest: str, values: Floats) -> Iterator[tuple[s
 
 def _file_sizes(images: Sequence[LabelledImage]) -> Floats:
     return np.array([Path(image.path).stat().st_size for image in images], np.float64)
+
+
+def _aspect_ratios(images: Sequence[LabelledImage]) -> Floats:
+    """Width by height of each image as stored: (N,) float64."""
+    from PIL import Image, UnidentifiedImageError
+
+    ratios = []
+    for image in images:
+        try:
+            with Image.open(image.path, formats=("JPEG", "PNG")) as header:  # quicker than to decode
+                width, height = header.size
+        except UnidentifiedImageError:
+            height, width = read_image(image.path).shape
+        ratios.append(width / height)
+    return np.array(ratios)
 
 
 def _gamma(image: Gray, gamma: float) -> Gray:

@@ -47,6 +47,8 @@ class Subject:
         How it is fed, and where the cells of its heatmap lie.
     operating_points, temperature
         Thresholds on sigmoid(logit / temperature); the first is the default.
+    novelty_threshold
+        An image of more novelty is not in distribution.
     trained_on
         Fingerprint of the train and val images that it was made of; None if it does not say.
     record
@@ -62,6 +64,7 @@ class Subject:
     heatmap: HeatmapGeometry
     operating_points: tuple[OperatingPoint, ...]
     temperature: float
+    novelty_threshold: float
     trained_on: str | None
     record: Mapping[str, Any] | None
     network: keras.Model | None
@@ -112,6 +115,7 @@ def open_subject(path: Path) -> Subject:
         heatmap=manifest.heatmap,
         operating_points=manifest.operating_points,
         temperature=manifest.temperature,
+        novelty_threshold=manifest.novelty_threshold,
         trained_on=manifest.training.get("data", {}).get("fingerprint"),
         record=None,
         network=None,
@@ -139,6 +143,7 @@ def _open_run(folder: Path) -> Subject:
     try:
         model = keras.models.load_model(network, compile=False)
         temperature = float(record["temperature"])
+        novelty = Novelty.load(folder / "novelty.npz")
         return Subject(
             path=folder,
             name=record["config"]["arch"],
@@ -147,10 +152,11 @@ def _open_run(folder: Path) -> Subject:
             heatmap=HeatmapGeometry(**record["heatmap"]),
             operating_points=tuple(OperatingPoint(**point) for point in record["operating_points"]),
             temperature=temperature,
+            novelty_threshold=novelty.threshold,
             trained_on=record["data"]["fingerprint"],
             record=record,
             network=model,
-            _runner=_keras_runner(model, temperature, Novelty.load(folder / "novelty.npz")),
+            _runner=_keras_runner(model, temperature, novelty),
         )
     except (KeyError, TypeError, FileNotFoundError) as error:
         raise BundleError(f"{folder / RECORD}: incomplete ({error!r}); train again") from error

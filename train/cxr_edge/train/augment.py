@@ -36,6 +36,11 @@ def augmentation(seed: int) -> keras.Sequential:
     )
 
 
+def unchanged() -> keras.Sequential:
+    """No augmentation: a few drawings teach nothing once half of them are strongly changed."""
+    return keras.Sequential([layers.Identity()], name="augmentation")
+
+
 @keras.saving.register_keras_serializable("cxr_edge")
 class Sometimes(layers.Layer):
     """Another layer's change, made to a random share of the images.

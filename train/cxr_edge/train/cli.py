@@ -48,6 +48,12 @@ SCHEDULES = ("cosine", "plateau")
     show_default=True,
     help="Share of each side that the network itself cuts off, there where markers and collimation are.",
 )
+@click.option(
+    "--augment/--no-augment",
+    default=True,
+    show_default=True,
+    help="Change position, frame, tone, contrast and noise of half of the images at random.",
+)
 @click.option("--epochs", type=click.IntRange(1), default=12, show_default=True, help="Of fine-tuning, at most.")
 @click.option("--head-epochs", type=click.IntRange(1), default=1, show_default=True, help="On the frozen backbone.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="On all devices together.")
@@ -57,7 +63,7 @@ SCHEDULES = ("cosine", "plateau")
     type=click.Choice(SCHEDULES),
     default="cosine",
     show_default=True,
-    help="Of the learning rate: down to 0 over the epochs, or lower whenever an epoch was no better.",
+    help="Of the learning rate: down to 0 over all epochs; or lower after each that was no better, until four were not.",
 )
 @click.option(
     "--loss", type=click.Choice(LOSSES), default="bce", show_default=True, help="Cross-entropy, or focal cross-entropy."

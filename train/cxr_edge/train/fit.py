@@ -32,6 +32,7 @@ class TrainConfig:
     alpha: float = 1.0
     size: int = 224
     border_crop: float = 0.0
+    augment: bool = True
     epochs: int = 12
     head_epochs: int = 1
     batch_size: int = 32

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from cxr_edge.train.augment import augmentation
+from cxr_edge.train.augment import augmentation, unchanged
 from cxr_edge.train.callbacks import EpochProgress, KeepFreedMemory, StopOnNaN
 from cxr_edge.train.dataset import PairMix, RadiographBatches
 
@@ -55,7 +55,7 @@ def fit(
     Best by validation loss; they are kept in `checkpoint`.
     """
     with replicas.scope():
-        augment = augmentation(config.seed)
+        augment = augmentation(config.seed) if config.augment else unchanged()
     trainer = fitted_model(network, augment, config, replicas)
     batches, held_out = batches_of(training, validation, config, replicas.images_parted(config.mixup))
     begin = 0
@@ -123,13 +123,15 @@ def cosine(rate: float, steps: int) -> keras.optimizers.schedules.LearningRateSc
 
 
 def choose_epoch(checkpoint: Path, schedule: str) -> list[keras.callbacks.Callback]:
-    """Keep the best epoch and stop when none was better for long; where asked, lower the learning rate before that."""
+    """Keep the best epoch; on a plateau lower the learning rate, and stop when no epoch was better for long.
+
+    A cosine runs to its end: its best epochs are the last, and a network from scratch is calibrated badly before.
+    """
+    keep = keras.callbacks.ModelCheckpoint(checkpoint, monitor="val_loss", save_best_only=True, save_weights_only=True)
+    if schedule == "cosine":
+        return [keep]
     lower = keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.3, patience=1, min_lr=1e-6)
-    return [
-        keras.callbacks.ModelCheckpoint(checkpoint, monitor="val_loss", save_best_only=True, save_weights_only=True),
-        *([lower] if schedule == "plateau" else []),
-        keras.callbacks.EarlyStopping(monitor="val_loss", patience=4),
-    ]
+    return [keep, lower, keras.callbacks.EarlyStopping(monitor="val_loss", patience=4)]
 
 
 def fitted_model(

@@ -63,7 +63,7 @@ SCHEDULES = ("cosine", "plateau")
     type=click.Choice(SCHEDULES),
     default="cosine",
     show_default=True,
-    help="Of the learning rate: down to 0 over all epochs; or lower after each that was no better, until four were not.",
+    help="Of the learning rate: down to 0 over all epochs, or lower after each that was no better until four were.",
 )
 @click.option(
     "--loss", type=click.Choice(LOSSES), default="bce", show_default=True, help="Cross-entropy, or focal cross-entropy."

@@ -119,22 +119,26 @@ class Reference:
 
     def run(self, images: npt.NDArray[np.uint8], progress: Callable[[int], None] = lambda done: None) -> Outputs:
         """Decide and explain (N, H, W, 1) uint8; `progress` is told how many images are done."""
+        parts = []
+        for start in range(0, len(images), BATCH):
+            parts.append(self._run_batch(images[start : start + BATCH]))
+            progress(min(start + BATCH, len(images)))
+        return Outputs.concatenate(parts)
+
+    def _run_batch(self, images: npt.NDArray[np.uint8]) -> Outputs:
         import tensorflow as tf
 
-        logits, heatmaps, novelties = [], [], []
-        for start in range(0, len(images), BATCH):
-            features = self._backbone(images[start : start + BATCH].astype(np.float32), training=False)
-            with tf.GradientTape() as tape:
-                tape.watch(features)
-                logit = self._head(features, training=False)[:, 0]
-            weights = tf.reduce_mean(tape.gradient(logit, features), axis=(1, 2), keepdims=True)
-            heatmaps.append(tf.nn.relu(tf.reduce_sum(weights * features, axis=-1)).numpy())
-            logits.append(logit.numpy())
-            centred = features.numpy().mean(axis=(1, 2)) - self._novelty.mean
-            missed = centred - centred @ self._novelty.basis @ self._novelty.basis.T
-            beyond = np.maximum(centred @ self._novelty.kinds - self._novelty.reach, 0)
-            novelties.append(np.linalg.norm(np.concatenate([missed, beyond], axis=1), axis=1).astype(np.float32))
-            progress(min(start + BATCH, len(images)))
-        logit = np.concatenate(logits)
-        probability = 1 / (1 + np.exp(-logit.astype(np.float64) / self._temperature))
-        return Outputs(probability.astype(np.float32), logit, np.concatenate(heatmaps), np.concatenate(novelties))
+        features = self._backbone(images.astype(np.float32), training=False)
+        with tf.GradientTape() as tape:
+            tape.watch(features)
+            logit = self._head(features, training=False)[:, 0]
+        weights = tf.reduce_mean(tape.gradient(logit, features), axis=(1, 2), keepdims=True)
+        heatmap = tf.nn.relu(tf.reduce_sum(weights * features, axis=-1)).numpy()
+        probability = 1 / (1 + np.exp(-logit.numpy().astype(np.float64) / self._temperature))
+        return Outputs(probability.astype(np.float32), logit.numpy(), heatmap, self._novelty_of(features.numpy()))
+
+    def _novelty_of(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        centred = features.mean(axis=(1, 2)) - self._novelty.mean
+        missed = centred - centred @ self._novelty.basis @ self._novelty.basis.T
+        beyond = np.maximum(centred @ self._novelty.kinds - self._novelty.reach, 0)
+        return np.linalg.norm(np.concatenate([missed, beyond], axis=1), axis=1).astype(np.float32)

@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from cxr_edge.runtime.bundle import MANIFEST, HeatmapGeometry, InputContract, OperatingPoint, sha256
 from cxr_edge.runtime.engines import Outputs
-from cxr_edge.runtime.engines.base import OUTPUTS
 from cxr_edge.runtime.errors import BundleError, IntegrityError
 from cxr_edge.runtime.predictor import load
 from cxr_edge.runtime.preprocess import chunks
@@ -87,8 +86,7 @@ class Subject:
 
     def run(self, pixels: Pixels) -> Outputs:
         """Decide and explain (N, H, W, 1) uint8 in [0, 255], N ≥ 1."""
-        parts = [self._runner(np.stack(chunk)) for chunk in chunks(pixels, BATCH)]
-        return Outputs(*(np.concatenate([getattr(p, name) for p in parts]) for name in OUTPUTS))
+        return Outputs.concatenate([self._runner(np.stack(chunk)) for chunk in chunks(pixels, BATCH)])
 
 
 def open_subject(path: Path) -> Subject:

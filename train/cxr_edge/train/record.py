@@ -128,7 +128,7 @@ def plot_curves(history: Mapping[str, list[float]], path: Path) -> None:
 
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     for axes, metric in zip(figure.subplots(1, 2), ("loss", "auc"), strict=True):
-        for name, label in ((metric, "training (augmented)"), (f"val_{metric}", "validation")):
+        for name, label in ((metric, "training"), (f"val_{metric}", "validation")):
             axes.plot(range(1, len(history[name]) + 1), history[name], marker="o", label=label)
         axes.set(xlabel="epoch", ylabel={"loss": "loss", "auc": "ROC AUC"}[metric])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

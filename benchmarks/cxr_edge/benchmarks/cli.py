@@ -105,12 +105,10 @@ def bench(
         raise ImageError(f"{images}: no image files in this folder")
     if run:
         import_keras_quietly()
-    from rich.console import Console
-
     from cxr_edge.benchmarks.regression import load_baseline, load_budget
     from cxr_edge.benchmarks.report import print_benchmark, print_checks
     from cxr_edge.benchmarks.suite import Options, benchmark
-    from cxr_edge.export.progress import stages
+    from cxr_edge.export.progress import stages, table_console
 
     baseline = load_baseline(baseline_file) if baseline_file else None
     budget = load_budget(budget_file) if budget_file else {}
@@ -121,8 +119,7 @@ def bench(
     record["checks"] = [asdict(check) for check in checks]
     if output:
         write_atomically(output, json.dumps(record, indent=2) + "\n")
-    console = Console(stderr=format == "json")
-    console = console if console.is_terminal else Console(width=200, stderr=console.stderr)
+    console = table_console(stderr=format == "json")
     if format == "json":
         emit(record, format)
     else:

@@ -73,6 +73,7 @@ def demo(data: Path | None, output: Path, weights: str, epochs: int | None, pati
 
     from cxr_edge.benchmarks.report import print_benchmark
     from cxr_edge.benchmarks.report_page import write_page
+    from cxr_edge.export.progress import table_console
     from cxr_edge.export.report import print_verification
     from cxr_edge.train.fit import TrainConfig
 
@@ -87,7 +88,7 @@ def demo(data: Path | None, output: Path, weights: str, epochs: int | None, pati
         )
     result = run_chain(data, output, config, say.rule)
     write_page(output / "report.html", result)
-    console = Console() if Console().is_terminal else Console(width=200)
+    console = table_console()
     print_verification(result.verification, console)
     print_benchmark(result.benchmark, console)
     metrics = "  ".join(f"{name} {value:.4f}" for name, value in result.record["metrics"]["validation"].items())

@@ -181,9 +181,7 @@ def verify(
 
     gates = load_gates(gates_file)
     import_keras_quietly()
-    from rich.console import Console
-
-    from cxr_edge.export.progress import stages
+    from cxr_edge.export.progress import stages, table_console
     from cxr_edge.export.report import print_verification
     from cxr_edge.export.verify import verify_bundle
 
@@ -193,9 +191,7 @@ def verify(
     if format == "json":
         emit(verification.to_dict(), format)
     else:
-        console = Console()
-        # A pipe or a log has no width; the table's numbers must not be cut there.
-        print_verification(verification, console if console.is_terminal else Console(width=200))
+        print_verification(verification, table_console())
     if not verification.passed:
         click.get_current_context().exit(EXIT_CHECK_FAILED)
 

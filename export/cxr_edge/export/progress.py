@@ -1,4 +1,4 @@
-"""A progress bar for each stage of long work, on standard error."""
+"""What long work shows on a terminal: a progress bar for each stage, tables that are not cut."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 @contextmanager
 def stages() -> Iterator[Callable[[str, int, int], None]]:
-    """Yields a function (stage, done, total) that moves the stage's bar; a new name opens a new bar."""
+    """Yield a function (stage, done, total) that moves the stage's bar, on standard error; a new name opens one."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, TaskID] = {}
@@ -22,3 +22,9 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
             bars.update(tasks[stage], completed=done)
 
         yield move
+
+
+def table_console(stderr: bool = False) -> Console:
+    """For tables: a pipe or a log has no width, and the numbers must not be cut there."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=200)

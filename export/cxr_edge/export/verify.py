@@ -90,16 +90,17 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `parity.json`."""
-        record = {
-            "schema_version": SCHEMA_VERSION,
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "passed": self.passed,
-            "images": self.images,
-            "data_fingerprint": self.data_fingerprint,
-            "files": [self._row(result) for result in self.files],
-            "preprocessing": [asdict(parity) for parity in self.preprocessing],
-        }
-        return {key: _finite(value) for key, value in record.items()}
+        return _finite(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "passed": self.passed,
+                "images": self.images,
+                "data_fingerprint": self.data_fingerprint,
+                "files": [self._row(result) for result in self.files],
+                "preprocessing": [asdict(parity) for parity in self.preprocessing],
+            }
+        )
 
     def _row(self, result: FileResult) -> dict[str, Any]:
         row = asdict(result.file) | {"passed": result.passed, "error": result.error}
@@ -171,7 +172,7 @@ def _verify_file(
         check_precision(bundle.folder / file.path, file)
         outputs = run_file(predictor, trained.images, tick)
     except CxrEdgeError as error:  # changed content, an absent engine, a backend that ran elsewhere
-        return FileResult(file, None, (), f"{type(error).__name__}: {error}")
+        return _unusable(file, error)
     parity = compare(file, predictor.engine.backend, outputs, trained.outputs, trained.labels, bundle.manifest)
     flips = find_flips(outputs, trained.outputs, bundle.manifest.operating_points)
     report = _layers(bundle, file, trained, progress) if layers else None
@@ -246,7 +247,11 @@ def _changed(bundle: Bundle) -> Iterator[FileResult]:
             try:
                 bundle.check(file)
             except IntegrityError as error:
-                yield FileResult(file, None, (), f"IntegrityError: {error}")
+                yield _unusable(file, error)
+
+
+def _unusable(file: ModelFile, error: CxrEdgeError) -> FileResult:
+    return FileResult(file, None, (), f"{type(error).__name__}: {error}")
 
 
 def _finite(value: Any) -> Any:

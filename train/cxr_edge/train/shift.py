@@ -218,18 +218,22 @@ def _resample(image: Gray, interpolation: int) -> Gray:
     return cv2.resize(half, (width, height), interpolation=interpolation)
 
 
-def _crop(image: Gray) -> Gray:
+def _inner(image: Gray) -> tuple[slice, slice]:
+    """All but 8 % at each side."""
     height, width = image.shape
     y, x = round(0.08 * height), round(0.08 * width)
-    return cv2.resize(image[y : height - y, x : width - x], (width, height), interpolation=cv2.INTER_LINEAR)
+    return slice(y, height - y), slice(x, width - x)
+
+
+def _crop(image: Gray) -> Gray:
+    height, width = image.shape
+    return cv2.resize(image[_inner(image)], (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def _frame(image: Gray) -> Gray:
     """Cover a strip at each side with black, as collimation and letterboxing do."""
-    height, width = image.shape
-    y, x = round(0.08 * height), round(0.08 * width)
     framed = np.zeros_like(image)
-    framed[y : height - y, x : width - x] = image[y : height - y, x : width - x]
+    framed[_inner(image)] = image[_inner(image)]
     return framed
 
 

@@ -172,11 +172,14 @@ def test_an_activation_that_half_precision_cannot_hold_is_found(bundle, tmp_path
     import onnx
 
     model = onnx.load(bundle / "model.onnx")
-    bias = next(t for t in model.graph.initializer if t.name == _first(model, "Conv").input[2])
+    first = _first(model, "Conv")
+    bias = next(t for t in model.graph.initializer if t.name == first.input[2])
     bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) - 7e4, bias.name))
     onnx.save(model, tmp_path / "changed.onnx")
-    worst = activation_magnitudes(tmp_path / "changed.onnx", np.zeros((1, 224, 224, 1), np.uint8))[0]
-    assert worst.operator == "Conv" and worst.largest > LARGEST and worst.overflows
+    found = activation_magnitudes(tmp_path / "changed.onnx", np.zeros((1, 224, 224, 1), np.uint8))
+    # Not the first of the list: what is so far from all training images may be even larger, its novelty for one.
+    changed = next(m for m in found if m.tensor in first.output)
+    assert changed.operator == "Conv" and changed.largest > LARGEST and changed.overflows
 
 
 def test_where_half_precision_ends():

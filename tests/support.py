@@ -18,6 +18,9 @@ def forge(folder: Path, name: str, content: bytes) -> None:
 
     (folder / name).write_bytes(content)
     manifest = Bundle.open(folder).manifest
-    size, digest = len(content), sha256(folder / name)
-    files = tuple(replace(f, sha256=digest, bytes=size) if f.path == name else f for f in manifest.files)
-    (folder / "manifest.json").write_text(replace(manifest, files=files).to_json())
+    true = {"sha256": sha256(folder / name), "bytes": len(content)}
+    files, companions = (
+        tuple(replace(f, **true) if f.path == name else f for f in group)
+        for group in (manifest.files, manifest.companions)
+    )
+    (folder / "manifest.json").write_text(replace(manifest, files=files, companions=companions).to_json())

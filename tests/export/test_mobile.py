@@ -13,15 +13,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from support import forge
 
 from cxr_edge.export import tflite
 from cxr_edge.export.build import FILES, build_bundle
-from cxr_edge.export.mediapipe import to_gray
+from cxr_edge.export.graph import deployment_model
+from cxr_edge.export.mediapipe import MEDIAPIPE, classifier_model, to_gray
+from cxr_edge.export.run import Run
 from cxr_edge.runtime import Bundle, BundleError, load
 from cxr_edge.runtime.bundle import Manifest, sha256
 from cxr_edge.runtime.dataset import read_dataset, read_pixels
 
-MEDIAPIPE = "model.mediapipe.tflite"
 TFLITE = [*(name for name in FILES if name.endswith(".tflite")), MEDIAPIPE]
 #: Reads a file's metadata and classifies images; runs where MediaPipe is installed, and nothing of this project.
 READER = Path(__file__).with_name("mediapipe_reader.py")
@@ -152,6 +154,37 @@ def test_a_companion_is_never_taken_for_a_file_that_decides(mobile, cli, xray):
     with zipfile.ZipFile(mobile / MEDIAPIPE) as archive:
         inside = Manifest.from_json(archive.read("manifest.json"), MEDIAPIPE)
     assert inside.input.channels == 3 and inside.operating_points == manifest.operating_points
+
+
+def test_verify_holds_the_companion_to_the_network(cli, mobile, phantoms, tmp_path):
+    """A sound one passes by its probability alone; one whose scores stand in the wrong order fails by the decisions."""
+    import keras
+
+    def verdict():
+        # The other files of this sharpened network are not what is tested here.
+        gates = tmp_path / "gates.toml"
+        gates.write_text("[fp16]\nflip_rate = 1\nprobability_max = 1\n[int8]\nflip_rate = 1\nauc_drop = 1\n"
+                         "sensitivity_drop = 1\nheatmap_rank_correlation = -1\n")  # fmt: skip
+        options = ("--run", mobile.parent / "run", "--gates", gates, "--report", tmp_path / "page.html")
+        code, out, err = cli("verify", folder, "--data", phantoms, *options, "--format", "json")
+        (row,) = (row for row in json.loads(out)["files"] if row["path"] == MEDIAPIPE)
+        return code, row, err
+
+    folder = shutil.copytree(mobile, tmp_path / "bundle")
+    code, row, err = verdict()
+    assert code == 0, err
+    assert row["probability_max"] <= 1e-5 and set(row["flips"].values()) == {0} and row["auc_delta"] == 0
+    assert row["logit_max"] is row["novelty_flips"] is row["heatmap_rank_correlation"] is row["heatmap_iou"] is None
+    assert {check["name"] for check in row["checks"]} == {"probability_max", "flip_rate"}
+
+    run = Run.open(mobile.parent / "run")
+    right = classifier_model(deployment_model(run.network(), run.temperature, run.novelty, "float32"))
+    wrong = keras.Model(right.input, {"scores": right.output["scores"][:, ::-1]})
+    forge(folder, MEDIAPIPE, tflite.tflite_from_keras(wrong, "fp32"))
+    code, row, _ = verdict()
+    assert code == 1 and row["flipped"]
+    assert {check["name"] for check in row["checks"] if not check["passed"]} == {"probability_max", "flip_rate"}
+    assert row["flipped"][0]["image"] in (tmp_path / "page.html").read_text()
 
 
 def test_export_writes_the_companion_when_named(cli, run, tmp_path):

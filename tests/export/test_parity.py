@@ -78,7 +78,7 @@ def test_one_flipped_decision_is_found_at_its_operating_point(outputs, labels):
     probability[row] = 0.19
     parity = compare(FILE, "CPU", replace(outputs, probability=probability), outputs, labels, MANIFEST)
     assert parity.flips == {"balanced": 0, "screening": 1} and parity.flip_rate == 1 / 400
-    assert [c.name for c in check(parity, DEFAULTS["fp32"]) if not c.passed] == ["flip_rate"]
+    assert [c.name for c in check(parity, DEFAULTS["fp32"]) if not c.passed] == ["probability_max", "flip_rate"]
 
 
 def test_images_that_change_sides_of_the_novelty_threshold_are_counted(outputs, labels):
@@ -128,7 +128,7 @@ def test_gates_file_overrides_key_by_key(tmp_path):
     path.write_text("[int8]\nflip_rate = 0.02\n")
     gates = load_gates(path)
     assert gates["int8"].flip_rate == 0.02 and gates["int8"].auc_drop == DEFAULTS["int8"].auc_drop
-    assert gates["fp32"] == DEFAULTS["fp32"] == Gate(logit_max=1e-3, flip_rate=0.0)
+    assert gates["fp32"] == DEFAULTS["fp32"] == Gate(logit_max=1e-3, probability_max=1e-4, flip_rate=0.0)
 
 
 @pytest.mark.parametrize(

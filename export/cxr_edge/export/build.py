@@ -14,6 +14,7 @@ from typing import Any
 
 from cxr_edge.export import quantize
 from cxr_edge.export.golden import write_golden
+from cxr_edge.export.mediapipe import MEDIAPIPE, classifier_model
 from cxr_edge.export.run import Run
 from cxr_edge.runtime.bundle import ENGINE_OF_SUFFIX, MANIFEST, InputContract, Manifest, ModelFile, sha256
 from cxr_edge.runtime.dataset import CLASSES, LabelledImage, evenly, fingerprint, read_dataset, read_pixels
@@ -44,7 +45,6 @@ FILES = {
 }
 #: Of int8 that TensorRT can take: every range symmetric.
 SYMMETRIC = "model.int8.symmetric.onnx"
-MEDIAPIPE = "model.mediapipe.tflite"
 #: Files for other clients than this project's runtime, written when named.
 COMPANIONS = {
     # fp32: without the output `logit` the converter folds the temperature into weights, which fp16 would round.
@@ -170,7 +170,6 @@ class _Writer:
 
     def _write_mediapipe(self, path: Path, itself: ModelFile) -> None:
         from cxr_edge.export import tflite
-        from cxr_edge.export.mediapipe import classifier_model
 
         model = classifier_model(self._deployed(input_dtype="float32"))
         facts = replace(self._facts, input=replace(self._facts.input, channels=3), companions=(itself,))

@@ -38,7 +38,7 @@ class Gate:
 
 
 #: Limits that what was measured must not exceed …
-HIGHEST: Mapping[str, Callable[[Parity], float]] = {
+HIGHEST: Mapping[str, Callable[[Parity], float | None]] = {
     "logit_max": lambda p: p.logit_max,
     "probability_max": lambda p: p.probability_max,
     "flip_rate": lambda p: p.flip_rate,
@@ -47,10 +47,10 @@ HIGHEST: Mapping[str, Callable[[Parity], float]] = {
     "specificity_drop": lambda p: 0.0 - p.specificity_delta,
     "ece_rise": lambda p: p.ece_delta,
     "brier_rise": lambda p: p.brier_delta,
-    "novelty_flip_rate": lambda p: p.novelty_flips / p.images,
+    "novelty_flip_rate": lambda p: None if p.novelty_flips is None else p.novelty_flips / p.images,
 }
 #: … and that it must reach.
-LEAST: Mapping[str, Callable[[Parity], float]] = {
+LEAST: Mapping[str, Callable[[Parity], float | None]] = {
     "heatmap_rank_correlation": lambda p: p.heatmap_rank_correlation,
     "heatmap_iou": lambda p: p.heatmap_iou,
     "calibration_images": lambda p: p.calibration_images,
@@ -71,7 +71,7 @@ class Check:
 
 
 DEFAULTS: Mapping[str, Gate] = {
-    "fp32": Gate(logit_max=1e-3, flip_rate=0.0),
+    "fp32": Gate(logit_max=1e-3, probability_max=1e-4, flip_rate=0.0),
     "fp16": Gate(probability_max=0.02, flip_rate=0.002),
     "int8": Gate(
         flip_rate=0.005, auc_drop=0.002, sensitivity_drop=0.005, heatmap_rank_correlation=0.95, calibration_images=30
@@ -117,10 +117,10 @@ def read_limits(path: Path, known: Collection[str]) -> dict[str, dict[str, float
 
 
 def check(parity: Parity, gate: Gate) -> list[Check]:
-    """Hold what was measured against a gate. NaN never passes."""
+    """Hold what was measured against a gate; a limit on what the file does not give binds nothing. NaN never passes."""
     checks = []
     for name, measure in {**HIGHEST, **LEAST}.items():
         limit, value = getattr(gate, name), measure(parity)
-        if limit is not None:
+        if limit is not None and value is not None:
             checks.append(Check(name, value, limit, value <= limit if name in HIGHEST else value >= limit))
     return checks

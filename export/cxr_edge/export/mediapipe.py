@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.runtime.bundle import InputContract
+from cxr_edge.runtime.engines import Outputs
+from cxr_edge.runtime.engines.litert import LiteRTEngine, open_signature
 
 if TYPE_CHECKING:
     import keras
+
+MEDIAPIPE = "model.mediapipe.tflite"
 
 #: Red, green and blue in gray, in units of 2^-15 (ITU-R BT.601, as OpenCV rounds them). All products and sums stay
 #: below 2^24, where float32 is exact; half precision does not hold these numbers.
@@ -49,3 +60,26 @@ def to_gray(rgb: Any) -> Any:
 
     rgb = ops.cast(rgb, "float32")
     return ops.floor((ops.sum(rgb * ops.array(LUMA), axis=-1, keepdims=True) + 2.0**14) * 2.0**-15)
+
+
+class ClassifierEngine:
+    """The variant in LiteRT, to be held against the trained network: a radiograph goes in as three equal channels.
+
+    Of what `Outputs` holds it gives the probability only. Its logit is the probability's, for the order of images; its
+    heatmap is empty, its novelty not a number.
+    """
+
+    backend = LiteRTEngine.backend
+    given = ("probability",)
+
+    def __init__(self, path: Path, contract: InputContract, threads: int) -> None:
+        self._interpreter, self._run = open_signature(path, replace(contract, channels=3), threads, ("scores",))
+
+    def run(self, images: npt.NDArray[np.uint8]) -> Outputs:
+        """See `Engine.run`."""
+        colours = np.repeat(images, 3, axis=-1)
+        normal, pneumonia = np.concatenate([self._run(image=row[np.newaxis])["scores"] for row in colours]).T
+        with np.errstate(divide="ignore"):  # a probability of 0 or 1
+            logit = np.log(pneumonia) - np.log(normal)
+        count = len(images)
+        return Outputs(pneumonia, logit, np.zeros((count, 1, 1), np.float32), np.full(count, np.nan, np.float32))

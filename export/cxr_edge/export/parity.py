@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from cxr_edge.export.paired import Floats, Labels, brier, delong, mcnemar
 from cxr_edge.runtime.bundle import Manifest, ModelFile
 from cxr_edge.runtime.dataset import LabelledImage
 from cxr_edge.runtime.engines import Outputs
+from cxr_edge.runtime.engines.base import OUTPUTS
 from cxr_edge.runtime.errors import DataError, ImageError
 from cxr_edge.runtime.predictor import Predictor
 
@@ -28,7 +29,7 @@ class Parity:
     Attributes
     ----------
     logit_max
-        Largest |Δlogit|.
+        Largest |Δlogit|; like the figures of novelty and heatmap below, None if the file does not give it.
     probability_max, probability_p99
         Largest and 99th percentile of |Δprobability|.
     flips, mcnemar_p
@@ -53,7 +54,7 @@ class Parity:
     file: ModelFile
     backend: str
     images: int
-    logit_max: float
+    logit_max: float | None
     probability_max: float
     probability_p99: float
     flips: dict[str, int]
@@ -68,9 +69,9 @@ class Parity:
     ece_delta: float
     brier: float
     brier_delta: float
-    novelty_flips: int
-    heatmap_rank_correlation: float
-    heatmap_iou: float
+    novelty_flips: int | None
+    heatmap_rank_correlation: float | None
+    heatmap_iou: float | None
     calibration_images: int
 
     @property
@@ -102,8 +103,9 @@ def compare(
     reference: Outputs,
     labels: Labels,
     manifest: Manifest,
+    given: Collection[str] = OUTPUTS,
 ) -> Parity:
-    """Measure a file's outputs against the reference's, image by image."""
+    """Measure a file's outputs, as far as it gives them, against the reference's, image by image."""
     points = manifest.operating_points
     change = np.abs(outputs.probability - reference.probability)
     area = auc(labels, outputs.logit)
@@ -115,7 +117,7 @@ def compare(
         file=file,
         backend=backend,
         images=len(labels),
-        logit_max=_largest(np.abs(outputs.logit - reference.logit)),
+        logit_max=_largest(np.abs(outputs.logit - reference.logit)) if "logit" in given else None,
         probability_max=_largest(change),
         probability_p99=float(np.quantile(change, 0.99)),
         flips={point.name: count_flips(outputs, reference, point.threshold) for point in points},
@@ -133,9 +135,9 @@ def compare(
         ece_delta=ece - calibration_error(labels, reference.probability),
         brier=squared,
         brier_delta=squared - brier(labels, reference.probability),
-        novelty_flips=_novelty_flips(outputs, reference, manifest.novelty_threshold),
-        heatmap_rank_correlation=float(np.median(rank_correlation(outputs.heatmap, reference.heatmap))),
-        heatmap_iou=float(np.median(top_overlap(outputs.heatmap, reference.heatmap))),
+        novelty_flips=(_novelty_flips(outputs, reference, manifest.novelty_threshold) if "novelty" in given else None),
+        heatmap_rank_correlation=_median_agreement(rank_correlation, outputs, reference, given),
+        heatmap_iou=_median_agreement(top_overlap, outputs, reference, given),
         calibration_images=manifest.calibration.get("images", 0),
     )
 
@@ -148,6 +150,12 @@ def count_flips(outputs: Outputs, reference: Outputs, threshold: float) -> int:
 
 def _novelty_flips(outputs: Outputs, reference: Outputs, threshold: float) -> int:
     return int(np.sum((outputs.novelty <= threshold) != (reference.novelty <= threshold)))
+
+
+def _median_agreement(
+    agreement: Callable[[Floats, Floats], Floats], outputs: Outputs, reference: Outputs, given: Collection[str]
+) -> float | None:
+    return float(np.median(agreement(outputs.heatmap, reference.heatmap))) if "heatmap" in given else None
 
 
 def auc(labels: Labels, score: Floats) -> float:

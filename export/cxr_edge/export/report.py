@@ -62,7 +62,7 @@ def cells(result: FileResult) -> list[str]:
         result.file.path,
         str(max(p.flips.values())),
         f"{min(p.mcnemar_p.values()):.2g}",
-        f"{p.logit_max:.1e}",
+        _or_dash(p.logit_max, ".1e"),
         f"{p.probability_max:.1e}",
         f"{p.auc_delta:+.5f} [{low:+.5f}, {high:+.5f}]",
         f"{p.delong_p:.2g}",
@@ -70,10 +70,15 @@ def cells(result: FileResult) -> list[str]:
         f"{p.specificity_delta:+.4f}",
         f"{p.ece_delta:+.4f}",
         f"{p.brier_delta:+.5f}",
-        str(p.novelty_flips),
-        f"{p.heatmap_rank_correlation:.4f}",
+        _or_dash(p.novelty_flips, "d"),
+        _or_dash(p.heatmap_rank_correlation, ".4f"),
         verdict,
     ]
+
+
+def _or_dash(value: float | None, how: str) -> str:
+    """A figure, unless the file does not give what it is of."""
+    return "-" if value is None else format(value, how)
 
 
 def preprocessing_line(parity: PreprocessingParity) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from cxr_edge.export.flips import Flip, find_flips
 from cxr_edge.export.gates import Check, Gate, check
 from cxr_edge.export.layers import IMAGES, LayerReport, measure_layers
+from cxr_edge.export.mediapipe import MEDIAPIPE, ClassifierEngine
 from cxr_edge.export.parity import Parity, compare, run_file
 from cxr_edge.export.precision import check_precision
 from cxr_edge.export.preprocessing import PreprocessingParity, compare_loaders
@@ -24,10 +25,11 @@ from cxr_edge.export.run import Reference, Run
 from cxr_edge.export.taps import KerasTap, Tap, open_tap
 from cxr_edge.runtime.bundle import Bundle, Manifest, ModelFile
 from cxr_edge.runtime.dataset import LabelledImage, evenly, fingerprint, read_dataset, read_pixels
-from cxr_edge.runtime.engines import Outputs
+from cxr_edge.runtime.engines import Engine, Outputs, open_engine
+from cxr_edge.runtime.engines.base import OUTPUTS
 from cxr_edge.runtime.errors import CxrEdgeError, DataError, IntegrityError, UsageError
 from cxr_edge.runtime.files import write_atomically
-from cxr_edge.runtime.predictor import load
+from cxr_edge.runtime.predictor import Predictor
 
 SCHEMA_VERSION = 1
 #: Images on which our decoder and resizing are compared with others'.
@@ -146,9 +148,14 @@ def verify_bundle(
     run = _trained_run(bundle, run_folder)
     trained = _Trained(run, bundle, _chosen(read_dataset(data), run, held_out, limit), progress)
     results = [
-        _verify_file(bundle, file, trained, gates[file.precision], layers, progress) for file in bundle.manifest.files
+        _verify_file(bundle, file, trained, gates[file.precision], layers, progress)
+        for file in (*bundle.manifest.files, *bundle.manifest.companions)
     ]
-    results += _changed(bundle)
+    if gradient := bundle.manifest.gradient:
+        try:
+            bundle.check(gradient)  # it decides nothing, and must be what the manifest vouches for all the same
+        except IntegrityError as error:
+            results.append(_unusable(gradient, error))
     images, outputs = trained.images, trained.outputs
     verification = Verification(
         bundle.manifest, fingerprint(images), images, outputs, results, trained.preprocessing(progress)
@@ -168,15 +175,27 @@ def _verify_file(
         progress(file.path, done, len(trained.images))
 
     try:
-        predictor = load(bundle.folder, file.engine, file.precision, threads=os.cpu_count())
+        predictor = _open(bundle, file)
         check_precision(bundle.folder / file.path, file)
         outputs = run_file(predictor, trained.images, tick)
     except CxrEdgeError as error:  # changed content, an absent engine, a backend that ran elsewhere
         return _unusable(file, error)
-    parity = compare(file, predictor.engine.backend, outputs, trained.outputs, trained.labels, bundle.manifest)
+    engine = predictor.engine
+    given = engine.given if isinstance(engine, ClassifierEngine) else OUTPUTS
+    parity = compare(file, engine.backend, outputs, trained.outputs, trained.labels, bundle.manifest, given)
     flips = find_flips(outputs, trained.outputs, bundle.manifest.operating_points)
-    report = _layers(bundle, file, trained, progress) if layers else None
+    report = _layers(bundle, file, trained, progress) if layers and given == OUTPUTS else None
     return FileResult(file, parity, check(parity, gate), None, outputs, flips, report)
+
+
+def _open(bundle: Bundle, file: ModelFile) -> Predictor:
+    """Load a file by name, those for other clients too."""
+    threads = os.cpu_count() or 1
+    if file.path == MEDIAPIPE:
+        engine: Engine = ClassifierEngine(bundle.check(file), bundle.manifest.input, threads)
+    else:
+        engine = open_engine(bundle, file, threads)
+    return Predictor(bundle, file, engine, bundle.manifest.operating_points[0], threads)
 
 
 def _layers(bundle: Bundle, file: ModelFile, trained: _Trained, progress: Progress) -> LayerReport | None:
@@ -238,16 +257,6 @@ def _chosen(images: list[LabelledImage], run: Run, held_out: bool, limit: int | 
                 "the data set lacks images of a class that the run held out; name the one that it was trained on"
             )
     return evenly(images, limit or len(images))
-
-
-def _changed(bundle: Bundle) -> Iterator[FileResult]:
-    """Files that decide nothing, and are not what the manifest vouches for."""
-    for file in bundle.manifest.all_files:
-        if file not in bundle.manifest.files:
-            try:
-                bundle.check(file)
-            except IntegrityError as error:
-                yield _unusable(file, error)
 
 
 def _unusable(file: ModelFile, error: CxrEdgeError) -> FileResult:

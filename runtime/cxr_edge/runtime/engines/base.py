@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -63,8 +63,9 @@ class Engine(Protocol):
 
 
 def check_signature(
-    path: Path, contract: InputContract, name: str, dtype: str, shape: tuple[object, ...], outputs: set[str]
-) -> None:
+    path: Path, contract: InputContract, name: str, dtype: str, shape: tuple[object, ...], outputs: set[str],
+    needed: Collection[str] = OUTPUTS,
+) -> None:  # fmt: skip
     """Refuse a file that would be fed wrongly: everything that engines report is held to the contract."""
     expected = (contract.height, contract.width, contract.channels)
     if (name, dtype, tuple(shape[1:])) != (contract.name, contract.dtype, expected):
@@ -72,5 +73,5 @@ def check_signature(
             f"{path}: its input is {name!r} {dtype} {tuple(shape)}, the manifest says "
             f"{contract.name!r} {contract.dtype} (N, {', '.join(map(str, expected))}); export it again"
         )
-    if lacking := set(OUTPUTS) - outputs:
+    if lacking := set(needed) - outputs:
         raise BundleError(f"{path}: lacks the output {sorted(lacking)[0]!r}; export it again")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,27 +21,41 @@ class LiteRTEngine:
     backend = "CPU, XNNPACK delegate"
 
     def __init__(self, path: Path, contract: InputContract, threads: int = 1) -> None:
-        try:
-            from ai_edge_litert.interpreter import Interpreter
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("tflite", error.name) from error
-        try:
-            with quiet_native_stderr():
-                self._interpreter = Interpreter(str(path), num_threads=threads)
-                self._interpreter.allocate_tensors()
-            # By signature: the converter reorders outputs.
-            self._run = self._interpreter.get_signature_runner()
-        except (RuntimeError, ValueError) as error:
-            raise BundleError(f"{path}: not a model that LiteRT can load ({error})") from error
-        # Without its delegate LiteRT runs reference kernels, several times slower, and says nothing.
-        if not any(op["op_name"] == "DELEGATE" for op in self._interpreter._get_ops_details()):
-            raise EngineError(f"{path}: the XNNPACK delegate took no part of the graph; install another ai-edge-litert")
-        inputs, outputs = self._run.get_input_details(), self._run.get_output_details()
-        self._input, details = next(iter(inputs.items()))
-        dtype, shape = np.dtype(details["dtype"]).name, tuple(int(n) for n in details["shape"])
-        check_signature(path, contract, self._input, dtype, shape, set(outputs))
+        self._interpreter, self._run = open_signature(path, contract, threads)
+        self._input = contract.name
 
     def run(self, images: npt.NDArray[np.uint8]) -> Outputs:
         """See `Engine.run`; one image at a time, because another batch size would rebuild the delegate."""
         rows = [self._run(**{self._input: image[np.newaxis]}) for image in images]
         return Outputs(*(np.concatenate([row[name] for row in rows]) for name in OUTPUTS))
+
+
+def open_signature(
+    path: Path, contract: InputContract, threads: int, needed: Collection[str] = OUTPUTS
+) -> tuple[Any, Any]:
+    """Load a TFLite file: its interpreter, which must be kept, and what runs it, input by name -> outputs by name.
+
+    Raises
+    ------
+    BundleError, EngineError, MissingExtraError
+        If the file cannot be loaded, lacks an output, or would be fed wrongly; if XNNPACK or LiteRT is not there.
+    """
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("tflite", error.name) from error
+    try:
+        with quiet_native_stderr():
+            interpreter = Interpreter(str(path), num_threads=threads)
+            interpreter.allocate_tensors()
+        # By signature: the converter reorders outputs.
+        run = interpreter.get_signature_runner()
+    except (RuntimeError, ValueError) as error:
+        raise BundleError(f"{path}: not a model that LiteRT can load ({error})") from error
+    # Without its delegate LiteRT runs reference kernels, several times slower, and says nothing.
+    if not any(op["op_name"] == "DELEGATE" for op in interpreter._get_ops_details()):
+        raise EngineError(f"{path}: the XNNPACK delegate took no part of the graph; install another ai-edge-litert")
+    name, details = next(iter(run.get_input_details().items()))
+    dtype, shape = np.dtype(details["dtype"]).name, tuple(int(n) for n in details["shape"])
+    check_signature(path, contract, name, dtype, shape, set(run.get_output_details()), needed)
+    return interpreter, run

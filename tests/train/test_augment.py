@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from cxr_edge.runtime.dataset import read_dataset, read_pixels
-from cxr_edge.train.augment import RandomAffine, RandomBands, RandomFrame, augmentation
+from cxr_edge.train.augment import RandomAffine, RandomBands, RandomEqualise, RandomFrame, augmentation
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,19 @@ def test_bands_of_gain_one_change_nothing_and_part_the_image_by_scale(pixels):
     detail, shading = (np.abs(np.diff(x, axis=1)).mean() for x in (soft, pixels)), (x.std() for x in (flat, pixels))
     for less, before in (detail, shading):
         assert less < before
+
+
+def test_equalised_images_lie_between_themselves_and_opencvs(pixels):
+    blended = np.asarray(RandomEqualise(levels=256, seed=0)(pixels, training=True))
+    shares = []
+    for image, before in zip(blended, pixels, strict=True):
+        wholly = cv2.equalizeHist(before[:, :, 0].astype(np.uint8)).astype(np.float32)[:, :, None]
+        change = wholly - before
+        shares.append((change * (image - before)).sum() / (change**2).sum())
+        assert np.abs(image - (before + shares[-1] * change)).max() < 6
+    assert 0 <= min(shares) < 0.4 and 0.6 < max(shares) <= 1.1
+    coarse = np.asarray(RandomEqualise(seed=0)(pixels, training=True))
+    assert np.abs(coarse - blended).mean() < 2
 
 
 def test_a_frame_covers_each_side_with_one_grey_and_leaves_the_rest(pixels):

@@ -14,7 +14,7 @@ SHARE = 0.5
 
 
 def augmentation(seed: int) -> keras.Sequential:
-    """Random tilt and position, frame, tone curve, exposure, contrast at three scales, noise: each on half of them.
+    """Random equalisation, position, frame, tone curve, exposure, contrast by scale, noise: each on half of the images.
 
     No flip: the heart is on the left.
 
@@ -23,12 +23,13 @@ def augmentation(seed: int) -> keras.Sequential:
     (N, H, W, 1) in [0, 255] -> the same shape and range, float32; does nothing outside training.
     """
     changes = (
-        RandomAffine(degrees=14, shift=0.1, zoom=(0.8, 1.4), stretch=1.2, seed=seed),
-        RandomFrame(0.12, seed=seed + 1),
-        RandomGamma(0.6, 1.6, seed=seed + 2),
-        layers.RandomBrightness(0.15, value_range=(0, 255), seed=seed + 3),
-        RandomBands(coarse=(0.5, 1.4), middle=(0.6, 2.2), fine=(0.2, 2.5), seed=seed + 4),
-        RandomNoise(15.0, seed=seed + 5),
+        RandomEqualise(seed=seed),
+        RandomAffine(degrees=14, shift=0.1, zoom=(0.8, 1.4), stretch=1.2, seed=seed + 1),
+        RandomFrame(0.12, seed=seed + 2),
+        RandomGamma(0.6, 1.6, seed=seed + 3),
+        layers.RandomBrightness(0.15, value_range=(0, 255), seed=seed + 4),
+        RandomBands(coarse=(0.5, 1.4), middle=(0.6, 2.2), fine=(0.2, 2.5), seed=seed + 5),
+        RandomNoise(15.0, seed=seed + 6),
     )
     first = seed + len(changes)
     return keras.Sequential(
@@ -117,6 +118,44 @@ class RandomFrame(layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
         return super().get_config() | {"widest": self._widest, "seed": self._seed}
+
+
+@keras.saving.register_keras_serializable("cxr_edge")
+class RandomEqualise(layers.Layer):
+    """Blend each image with its histogram-equalised self, in a random share: another vendor's tone curve.
+
+    Keras' own `Equalization` takes one histogram for a whole batch.
+
+    Parameters
+    ----------
+    levels
+        At which the distribution of grey is taken; linear between them.
+    """
+
+    def __init__(self, levels: int = 32, seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._levels, self._seed = levels, seed
+        self._generator = keras.random.SeedGenerator(seed)
+
+    def call(self, images: Any, training: bool = False) -> Any:
+        """(N, H, W, C) in [0, 255] -> the same."""
+        if not training:
+            return images
+        shape = ops.shape(images)
+        grey = ops.reshape(images, (shape[0], -1)) * ((self._levels - 1) / 255)
+        # What equalisation makes of a level is the share of pixels up to it; black borders stay black.
+        below = ops.stack([ops.mean(ops.cast(grey <= n, "float32"), axis=1) for n in range(self._levels)], axis=1)
+        below = (below - below[:, :1]) / (1 + 1e-6 - below[:, :1])
+        level = ops.clip(ops.cast(grey, "int32"), 0, self._levels - 2)
+        part = grey - ops.cast(level, grey.dtype)
+        low, high = (ops.take_along_axis(below, level + step, axis=1) for step in (0, 1))
+        equalised = ops.reshape(255.0 * (low + part * (high - low)), shape)
+        share = keras.random.uniform((shape[0], 1, 1, 1), seed=self._generator)
+        return images + share * (equalised - images)
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return super().get_config() | {"levels": self._levels, "seed": self._seed}
 
 
 @keras.saving.register_keras_serializable("cxr_edge")

@@ -42,48 +42,72 @@ def unchanged() -> keras.Sequential:
     return keras.Sequential([layers.Identity()], name="augmentation")
 
 
+class RandomChange(layers.Layer):
+    """A change of images that is drawn anew for each, and only in training.
+
+    Subclasses say in `_change` what it is, and in `get_config` what they were made with.
+    """
+
+    def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._seed = seed
+        self._generator = keras.random.SeedGenerator(seed)
+
+    def call(self, images: Any, training: bool = False) -> Any:
+        """(N, H, W, C) in [0, 255] -> the same."""
+        return self._change(images) if training else images
+
+    def _change(self, images: Any) -> Any:
+        """(N, H, W, C) in [0, 255] -> the same, each image changed by its own draw."""
+        raise NotImplementedError
+
+    def _draw(self, shape: tuple[Any, ...], low: Any = 0.0, high: Any = 1.0) -> Any:
+        """Uniform numbers."""
+        return keras.random.uniform(shape, low, high, seed=self._generator)
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return super().get_config() | {"seed": self._seed}
+
+
 @keras.saving.register_keras_serializable("cxr_edge")
-class Sometimes(layers.Layer):
+class Sometimes(RandomChange):
     """Another layer's change, made to a random share of the images.
 
     Parameters
     ----------
-    change
+    other
         Layer of images -> images of the same shape, which does nothing outside training.
     share
         Probability that an image is changed, in [0, 1].
     """
 
-    def __init__(self, change: layers.Layer, share: float, seed: int | None = None, **kwargs: Any) -> None:
+    def __init__(self, other: layers.Layer, share: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._change, self._share, self._seed = change, share, seed
-        self._generator = keras.random.SeedGenerator(seed)
+        self._other, self._share = other, share
 
     def build(self, shape: Any) -> None:
         """Make the other layer's state."""
-        self._change.build(shape)
+        self._other.build(shape)
         super().build(shape)
 
-    def call(self, images: Any, training: bool = False) -> Any:
-        """(N, H, W, C) -> the same."""
-        if not training:
-            return images
-        drawn = keras.random.uniform((ops.shape(images)[0], 1, 1, 1), seed=self._generator)
-        return ops.where(drawn < self._share, self._change(images, training=True), images)
+    def _change(self, images: Any) -> Any:
+        drawn = self._draw((ops.shape(images)[0], 1, 1, 1))
+        return ops.where(drawn < self._share, self._other(images, training=True), images)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
-        change = keras.saving.serialize_keras_object(self._change)
-        return super().get_config() | {"change": change, "share": self._share, "seed": self._seed}
+        other = keras.saving.serialize_keras_object(self._other)
+        return super().get_config() | {"other": other, "share": self._share}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Sometimes:
         """Build from `get_config`."""
-        return cls(keras.saving.deserialize_keras_object(config.pop("change")), **config)
+        return cls(keras.saving.deserialize_keras_object(config.pop("other")), **config)
 
 
 @keras.saving.register_keras_serializable("cxr_edge")
-class RandomFrame(layers.Layer):
+class RandomFrame(RandomChange):
     """Cover a strip of random width at each of the four sides with one random grey: another collimation.
 
     Side markers, collimation and film edges differ by class in most collections. A network that cannot count on them
@@ -95,33 +119,29 @@ class RandomFrame(layers.Layer):
         Largest width of a strip, as a share of height or width, drawn uniformly from 0.
     """
 
-    def __init__(self, widest: float, seed: int | None = None, **kwargs: Any) -> None:
+    def __init__(self, widest: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._widest, self._seed = widest, seed
-        self._generator = keras.random.SeedGenerator(seed)
+        self._widest = widest
 
-    def call(self, images: Any, training: bool = False) -> Any:
-        """(N, H, W, C) in [0, 255] -> the same."""
-        if not training:
-            return images
+    def _change(self, images: Any) -> Any:
         count, height, width, _ = ops.shape(images)
 
         def inside(size: int) -> Any:
             place = (ops.arange(size, dtype="float32") + 0.5) / size
-            ends = keras.random.uniform((2, count, 1), 0, self._widest, seed=self._generator)
+            ends = self._draw((2, count, 1), 0, self._widest)
             return ops.logical_and(place >= ends[0], place <= 1 - ends[1])
 
         kept = ops.logical_and(inside(height)[:, :, None, None], inside(width)[:, None, :, None])
-        grey = keras.random.uniform((count, 1, 1, 1), 0, 255, seed=self._generator)
+        grey = self._draw((count, 1, 1, 1), 0, 255)
         return ops.where(kept, images, ops.cast(grey, images.dtype))
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
-        return super().get_config() | {"widest": self._widest, "seed": self._seed}
+        return super().get_config() | {"widest": self._widest}
 
 
 @keras.saving.register_keras_serializable("cxr_edge")
-class RandomEqualise(layers.Layer):
+class RandomEqualise(RandomChange):
     """Blend each image with its histogram-equalised self, in a random share: another vendor's tone curve.
 
     Keras' own `Equalization` takes one histogram for a whole batch.
@@ -132,15 +152,11 @@ class RandomEqualise(layers.Layer):
         At which the distribution of grey is taken; linear between them.
     """
 
-    def __init__(self, levels: int = 32, seed: int | None = None, **kwargs: Any) -> None:
+    def __init__(self, levels: int = 32, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._levels, self._seed = levels, seed
-        self._generator = keras.random.SeedGenerator(seed)
+        self._levels = levels
 
-    def call(self, images: Any, training: bool = False) -> Any:
-        """(N, H, W, C) in [0, 255] -> the same."""
-        if not training:
-            return images
+    def _change(self, images: Any) -> Any:
         shape = ops.shape(images)
         grey = ops.reshape(images, (shape[0], -1)) * ((self._levels - 1) / 255)
         # What equalisation makes of a level is the share of pixels up to it; black borders stay black.
@@ -150,16 +166,15 @@ class RandomEqualise(layers.Layer):
         part = grey - ops.cast(level, grey.dtype)
         low, high = (ops.take_along_axis(below, level + step, axis=1) for step in (0, 1))
         equalised = ops.reshape(255.0 * (low + part * (high - low)), shape)
-        share = keras.random.uniform((shape[0], 1, 1, 1), seed=self._generator)
-        return images + share * (equalised - images)
+        return images + self._draw((shape[0], 1, 1, 1)) * (equalised - images)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
-        return super().get_config() | {"levels": self._levels, "seed": self._seed}
+        return super().get_config() | {"levels": self._levels}
 
 
 @keras.saving.register_keras_serializable("cxr_edge")
-class RandomGamma(layers.Layer):
+class RandomGamma(RandomChange):
     """Raise each image's brightness, as a share of 255, to a random power: another film or detector curve.
 
     Parameters
@@ -168,27 +183,22 @@ class RandomGamma(layers.Layer):
         Range of the power, drawn log-uniformly.
     """
 
-    def __init__(self, low: float, high: float, seed: int | None = None, **kwargs: Any) -> None:
+    def __init__(self, low: float, high: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._low, self._high, self._seed = low, high, seed
-        self._generator = keras.random.SeedGenerator(seed)
+        self._low, self._high = low, high
 
-    def call(self, images: Any, training: bool = False) -> Any:
-        """(N, H, W, C) in [0, 255] -> the same."""
-        if not training:
-            return images
-        shape = (ops.shape(images)[0], 1, 1, 1)
+    def _change(self, images: Any) -> Any:
         low, high = (ops.log(ops.cast(value, self.compute_dtype)) for value in (self._low, self._high))
-        power = ops.exp(keras.random.uniform(shape, low, high, self.compute_dtype, self._generator))
+        power = ops.exp(self._draw((ops.shape(images)[0], 1, 1, 1), low, high))
         return 255.0 * ops.power(ops.clip(images / 255.0, 1e-6, 1.0), power)  # at 0 a power has no gradient
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
-        return super().get_config() | {"low": self._low, "high": self._high, "seed": self._seed}
+        return super().get_config() | {"low": self._low, "high": self._high}
 
 
 @keras.saving.register_keras_serializable("cxr_edge")
-class RandomNoise(layers.Layer):
+class RandomNoise(RandomChange):
     """Add normal noise of a random strength to each image: another exposure or detector.
 
     Parameters
@@ -197,26 +207,22 @@ class RandomNoise(layers.Layer):
         Largest standard deviation (grey levels), drawn uniformly from 0.
     """
 
-    def __init__(self, highest: float, seed: int | None = None, **kwargs: Any) -> None:
+    def __init__(self, highest: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._highest, self._seed = highest, seed
-        self._generator = keras.random.SeedGenerator(seed)
+        self._highest = highest
 
-    def call(self, images: Any, training: bool = False) -> Any:
-        """(N, H, W, C) in [0, 255] -> the same."""
-        if not training:
-            return images
-        strength = keras.random.uniform((ops.shape(images)[0], 1, 1, 1), 0, self._highest, seed=self._generator)
+    def _change(self, images: Any) -> Any:
+        strength = self._draw((ops.shape(images)[0], 1, 1, 1), 0, self._highest)
         noise = keras.random.normal(ops.shape(images), seed=self._generator)
         return ops.clip(images + strength * noise, 0, 255)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
-        return super().get_config() | {"highest": self._highest, "seed": self._seed}
+        return super().get_config() | {"highest": self._highest}
 
 
 @keras.saving.register_keras_serializable("cxr_edge")
-class RandomAffine(layers.Layer):
+class RandomAffine(RandomChange):
     """Rotate, shift, zoom and stretch each image about its centre, in one interpolation.
 
     Three layers one after the other would interpolate three times, and the network would learn on images softer than
@@ -234,22 +240,15 @@ class RandomAffine(layers.Layer):
         Largest ratio of width's magnification to height's, either way.
     """
 
-    def __init__(
-        self, degrees: float, shift: float, zoom: tuple[float, float], stretch: float, seed: int | None = None,
-        **kwargs: Any,
-    ) -> None:  # fmt: skip
+    def __init__(self, degrees: float, shift: float, zoom: tuple[float, float], stretch: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._degrees, self._shift, self._zoom, self._stretch, self._seed = degrees, shift, tuple(zoom), stretch, seed
-        self._generator = keras.random.SeedGenerator(seed)
+        self._degrees, self._shift, self._zoom, self._stretch = degrees, shift, tuple(zoom), stretch
 
-    def call(self, images: Any, training: bool = False) -> Any:
-        """(N, H, W, C) -> the same."""
-        if not training:
-            return images
+    def _change(self, images: Any) -> Any:
         count, height, width, _ = ops.shape(images)
 
         def draw(low: float, high: float) -> Any:
-            return keras.random.uniform((count,), low, high, seed=self._generator)
+            return self._draw((count,), low, high)
 
         angle = draw(-math.radians(self._degrees), math.radians(self._degrees))
         zoom = ops.exp(draw(*map(math.log, self._zoom)))
@@ -266,11 +265,11 @@ class RandomAffine(layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
         own = {"degrees": self._degrees, "shift": self._shift, "zoom": self._zoom, "stretch": self._stretch}
-        return super().get_config() | own | {"seed": self._seed}
+        return super().get_config() | own
 
 
 @keras.saving.register_keras_serializable("cxr_edge")
-class RandomBands(layers.Layer):
+class RandomBands(RandomChange):
     """Amplify or damp each image's contrast by scale: another detector, another vendor's enhancement, another resizing.
 
     The image is parted as a Laplacian pyramid does (Burt and Adelson 1983): its mean, shading above an eighth of the
@@ -284,18 +283,12 @@ class RandomBands(layers.Layer):
     """
 
     def __init__(
-        self, coarse: tuple[float, float], middle: tuple[float, float], fine: tuple[float, float],
-        seed: int | None = None, **kwargs: Any,
-    ) -> None:  # fmt: skip
+        self, coarse: tuple[float, float], middle: tuple[float, float], fine: tuple[float, float], **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self._gains = {"coarse": tuple(coarse), "middle": tuple(middle), "fine": tuple(fine)}
-        self._seed = seed
-        self._generator = keras.random.SeedGenerator(seed)
 
-    def call(self, images: Any, training: bool = False) -> Any:
-        """(N, H, W, C) in [0, 255] -> the same."""
-        if not training:
-            return images
+    def _change(self, images: Any) -> Any:
         count, height, width, _ = ops.shape(images)
         mean = ops.mean(images, axis=(1, 2), keepdims=True)
         cell = (height // 8, width // 8)
@@ -304,10 +297,9 @@ class RandomBands(layers.Layer):
         smooth = ops.average_pool(images, 3, strides=1, padding="same")
         bands = (shading - mean, smooth - shading, images - smooth)
         for band, (low, high) in zip(bands, self._gains.values(), strict=True):
-            gain = keras.random.uniform((count, 1, 1, 1), math.log(low), math.log(high), seed=self._generator)
-            mean = mean + ops.exp(gain) * band
+            mean = mean + ops.exp(self._draw((count, 1, 1, 1), math.log(low), math.log(high))) * band
         return ops.clip(mean, 0, 255)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
-        return super().get_config() | self._gains | {"seed": self._seed}
+        return super().get_config() | self._gains

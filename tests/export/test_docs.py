@@ -1,5 +1,6 @@
 """The documents hold: the examples of gates.toml and budget.toml load, the workflow's commands exist and fail."""
 
+import importlib
 import json
 import re
 import shlex
@@ -8,6 +9,7 @@ import click
 import pytest
 import yaml
 from support import ROOT
+from tree_sitter import Language, Parser
 
 from cxr_edge.benchmarks.regression import LIMITS, load_budget
 from cxr_edge.export.gates import DEFAULTS, HIGHEST, LEAST, load_gates
@@ -40,6 +42,16 @@ def test_the_table_of_defaults_is_the_programs():
     told = {p: {name: float(cells[i]) for name, cells in rows if cells[i].strip()} for i, p in enumerate(DEFAULTS)}
     for precision, gate in DEFAULTS.items():
         assert told[precision] == {k: v for k, v in vars(gate).items() if v is not None}
+
+
+@pytest.mark.parametrize("language", ["kotlin", "swift"])
+def test_the_code_for_phones_parses(language):
+    """No compiler of theirs is here."""
+    grammar = importlib.import_module(f"tree_sitter_{language}")
+    parser = Parser(Language(grammar.language()))
+    snippets = re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / "mobile.md").read_text(), re.DOTALL)
+    assert len(snippets) > 1 and not [code for code in snippets if parser.parse(code.encode()).root_node.has_error]
+    assert parser.parse(snippets[0].replace(")", "", 1).encode()).root_node.has_error
 
 
 def commands():

@@ -84,7 +84,7 @@ def demo(data: Path | None, output: Path, weights: str, epochs: int | None, pati
         data = _draw(output / "phantoms", patients, seed)
         # Drawings differ by no room or scanner that augmentation could stand for.
         config = TrainConfig(
-            "cnn", "none", epochs=epochs or 14, batch_size=16, learning_rate=3e-3, augment=False, seed=seed
+            "cnn", "none", epochs=epochs or 14, batch_size=8, learning_rate=3e-3, augment=False, seed=seed
         )
     result = run_chain(data, output, config, say.rule)
     write_page(output / "report.html", result)

@@ -23,12 +23,13 @@ def test_its_manifest_holds_no_path_of_the_machine_that_made_it():
 
 
 @needs_shared
-@pytest.mark.parametrize("engine", ["onnx", "litert"])
-def test_it_decides_on_originals_as_on_what_it_was_trained_on(engine):
+@pytest.mark.parametrize(("engine", "least_right"), [("onnx", 22), ("litert", 21)])
+def test_it_decides_on_originals_as_on_what_it_was_trained_on(engine, least_right):
     """Decode, resize and decide on 24 files as users will meet them, most of them trained on at the network's size."""
     predictor = load(engine=engine)
     originals = sorted((SHARED / "data" / "originals").rglob("*.jpeg"))
-    small = [next((SHARED / "data" / "chest_xray").rglob(path.name)) for path in originals]
+    copies = {path.name: path for path in (SHARED / "data" / "chest_xray").rglob("*.jpeg")}
+    small = [copies[path.name] for path in originals]
     found, expected = ([p.label for p in predictor.predict_many(paths)] for paths in (originals, small))
     assert sum(a == b for a, b in zip(found, expected, strict=True)) >= 23
-    assert sum(path.parent.name == label for path, label in zip(originals, found, strict=True)) >= 20
+    assert sum(path.parent.name == label for path, label in zip(originals, found, strict=True)) >= least_right

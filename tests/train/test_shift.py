@@ -31,7 +31,8 @@ def test_a_perturbation_changes_pixels_and_nothing_else(name, pixels):
     np.testing.assert_array_equal(pixels, before)
     difference = np.abs(changed.astype(int) - pixels)
     # Every image, visibly, and still the same radiograph.
-    assert (difference.mean(axis=(1, 2, 3)) > 0.3).all()
+    least = 0.3 if name == "side marker added" else 0.5  # it covers little
+    assert (difference.mean(axis=(1, 2, 3)) > least).all()
     for ours, theirs in zip(pixels, changed, strict=True):
         assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.3
     np.testing.assert_array_equal(perturb(pixels[::-1], PERTURBATIONS[name]), changed[::-1])

@@ -135,7 +135,7 @@ def compare(
         ece_delta=ece - calibration_error(labels, reference.probability),
         brier=squared,
         brier_delta=squared - brier(labels, reference.probability),
-        novelty_flips=(_novelty_flips(outputs, reference, manifest.novelty_threshold) if "novelty" in given else None),
+        novelty_flips=_novelty_flips(outputs, reference, manifest.novelty_threshold) if "novelty" in given else None,
         heatmap_rank_correlation=_median_agreement(rank_correlation, outputs, reference, given),
         heatmap_iou=_median_agreement(top_overlap, outputs, reference, given),
         calibration_images=manifest.calibration.get("images", 0),

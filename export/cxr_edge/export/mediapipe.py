@@ -12,6 +12,7 @@ import numpy.typing as npt
 from cxr_edge.runtime.bundle import InputContract
 from cxr_edge.runtime.engines import Outputs
 from cxr_edge.runtime.engines.litert import LiteRTEngine, open_signature
+from cxr_edge.runtime.quiet import quiet_native_stderr
 
 if TYPE_CHECKING:
     import keras
@@ -73,12 +74,14 @@ class ClassifierEngine:
     given = ("probability",)
 
     def __init__(self, path: Path, contract: InputContract, threads: int) -> None:
-        self._interpreter, self._run = open_signature(path, replace(contract, channels=3), threads, ("scores",))
+        colour = replace(contract, channels=3)
+        with quiet_native_stderr():
+            self._signature = open_signature(path, path.read_bytes(), colour, threads, ("scores",))
 
     def run(self, images: npt.NDArray[np.uint8]) -> Outputs:
         """See `Engine.run`."""
         colours = np.repeat(images, 3, axis=-1)
-        normal, pneumonia = np.concatenate([self._run(image=row[np.newaxis])["scores"] for row in colours]).T
+        normal, pneumonia = np.concatenate([self._signature.run(image=row[np.newaxis])["scores"] for row in colours]).T
         with np.errstate(divide="ignore"):  # a probability of 0 or 1
             logit = np.log(pneumonia) - np.log(normal)
         count = len(images)

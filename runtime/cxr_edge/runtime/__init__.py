@@ -6,6 +6,12 @@
 'PNEUMONIA'
 """
 
+import os
+
+# ONNX Runtime (1.29 and later) reports what it runs to its maker over the network, from a thread of its own that also
+# hangs every forked process when it ends. It reads this variable once, when it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 from cxr_edge.runtime.bundle import Bundle, Manifest
 from cxr_edge.runtime.errors import (
     BundleError,

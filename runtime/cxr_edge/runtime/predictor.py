@@ -6,10 +6,11 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from time import perf_counter
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +25,15 @@ from cxr_edge.runtime.attribution import (
 from cxr_edge.runtime.bundle import Bundle, ModelFile, OperatingPoint
 from cxr_edge.runtime.engines import Engine, Outputs, open_engine, select
 from cxr_edge.runtime.engines.base import FloatArray
-from cxr_edge.runtime.errors import BundleError, CxrEdgeWarning, ImageError, UsageError
+from cxr_edge.runtime.errors import BundleError, CxrEdgeWarning, EngineError, ImageError, UsageError
 from cxr_edge.runtime.gradcam import overlay
 from cxr_edge.runtime.image import Gray, ImageSource, read_image
 from cxr_edge.runtime.preprocess import chunks, preprocess, read_inputs
 
 #: How a decision can be explained.
 METHODS = ("gradcam", "ig")
+#: Every predictor of this process.
+_LIVE: WeakSet[Predictor] = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -95,17 +98,75 @@ class Explanation:
 
 
 class Predictor:
-    """A model file in its engine, with an operating point; made by `load`."""
+    """A model file in its engine, with an operating point; made by `load`.
+
+    Any number of threads may use one predictor. Each call gets the answer for its own image, equal bit by bit to the
+    answer of a single thread. With LiteRT, calls run at the same time on up to as many interpreters as there are cores.
+    With ONNX Runtime they run at the same time and share the threads of one session. With TensorRT they wait for each
+    other. For the highest throughput of many threads, load with `threads=1`: then calls do not compete for cores.
+
+    A predictor can be pickled, and can be used in a forked process: the other process loads the model file anew when
+    it first needs it, and refuses a file that was changed. CUDA does not survive a fork: with a GPU, start processes
+    by `spawn`.
+
+    `close` releases the engine, and so does leaving a `with` block.
+    """
 
     def __init__(
         self, bundle: Bundle, file: ModelFile, engine: Engine, operating_point: OperatingPoint, threads: int
     ) -> None:
         self.manifest = bundle.manifest
         self.file = file
-        self.engine = engine
         self.operating_point = operating_point
         self._bundle = bundle
         self._threads = threads
+        self._engine: Engine | None = engine
+        self._gradients: IntegratedGradients | None = None
+        self._lock = Lock()
+        self._closed = False
+        _LIVE.add(self)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that runs the file.
+
+        Raises
+        ------
+        EngineError
+            If the predictor was closed.
+        """
+        if (engine := self._engine) is None:
+            with self._lock:
+                if self._closed:
+                    raise EngineError(f"{self.file.path}: this predictor was closed; load the model again")
+                engine = self._engine = self._engine or open_engine(self._bundle, self.file, self._threads)
+        return engine
+
+    def close(self) -> None:
+        """Release the engine and its memory, once running calls have ended; a later call raises EngineError."""
+        with self._lock:
+            self._closed = True
+            self._engine = self._gradients = None
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what belongs to this process."""
+        return self.__dict__ | {"_engine": None, "_gradients": None, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_lock": Lock()}
+        _LIVE.add(self)
+
+    def _leave_to_parent(self) -> list[object]:
+        """Forget what a forked process cannot use, and return it."""
+        left: list[object] = [self._engine, self._gradients]
+        self._engine, self._gradients, self._lock = None, None, Lock()
+        return left
 
     def predict(self, image: ImageSource) -> Prediction:
         """Decide on one radiograph: a path, the bytes of a file, or an array (see `read_image`).
@@ -156,10 +217,15 @@ class Predictor:
             )
         return Explanation(prediction, attribution_picture(gray, attribution, caption), attribution)
 
-    @cached_property
+    @property
     def integrated_gradients(self) -> IntegratedGradients:
         """The bundle's gradient file, loaded on first use; raises like `IntegratedGradients.of_bundle`."""
-        return IntegratedGradients.of_bundle(self._bundle, self._threads)
+        with self._lock:
+            if self._closed:
+                raise EngineError(f"{self.file.path}: this predictor was closed; load the model again")
+            if self._gradients is None:
+                self._gradients = IntegratedGradients.of_bundle(self._bundle, self._threads)
+            return self._gradients
 
     def predict_many(self, images: Iterable[ImageSource], batch_size: int = 32) -> Iterator[Prediction | ImageError]:
         """Decide on many radiographs, in order, decoding on all cores.
@@ -282,3 +348,20 @@ def packaged_model() -> Path:
 def _caption(prediction: Prediction) -> str:
     doubt = "" if prediction.in_distribution else "  UNLIKE THE TRAINING SET"
     return f"{prediction.label}  p={prediction.probability:.3f}  threshold={prediction.threshold:.3f}{doubt}"
+
+
+def _after_fork() -> None:
+    """Let every predictor of a forked process load its file anew.
+
+    The threads of an engine are not forked, so a call could wait for them forever. Freeing the engine would wait for
+    them too: ONNX Runtime crashes there when the process ends. So the references are never given up.
+    """
+    import ctypes
+
+    for predictor in list(_LIVE):
+        for left in predictor._leave_to_parent():
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(left))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

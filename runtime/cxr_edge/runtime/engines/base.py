@@ -1,4 +1,4 @@
-"""What every engine does: raw pixels in, three named outputs out."""
+"""What every engine does: raw pixels in, named outputs out."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Engine(Protocol):
         """Load `path`; raises BundleError if its input is not `contract`, EngineError if it cannot run here."""
 
     def run(self, images: npt.NDArray[np.uint8]) -> Outputs:
-        """Run the network on (N, height, width, 1) uint8 in [0, 255]."""
+        """Run the network on (N, height, width, 1) uint8 in [0, 255]; from any number of threads."""
 
 
 def check_signature(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import os
+from collections import deque
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from threading import BoundedSemaphore
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,25 +19,58 @@ from cxr_edge.runtime.errors import BundleError, EngineError, MissingExtraError
 from cxr_edge.runtime.quiet import quiet_native_stderr
 
 
+class Signature(NamedTuple):
+    """A loaded TFLite file: the interpreter, which must be kept, and a call that maps inputs to outputs by name."""
+
+    interpreter: Any
+    run: Any
+
+
 class LiteRTEngine:
-    """A TFLite file in LiteRT, on the CPU."""
+    """A TFLite file in LiteRT, on the CPU.
+
+    An interpreter holds the tensors of one image, so two threads that share one get each other's answers without an
+    error. Each call borrows an interpreter of its own: calls run at the same time on up to one interpreter for each
+    core, and further calls wait. An interpreter takes about 14 MB; the first one is made when the file is loaded, the
+    others when they are needed. All are made of the same bytes, whatever happens to the file later.
+    """
 
     backend = "CPU, XNNPACK delegate"
 
     def __init__(self, path: Path, contract: InputContract, threads: int = 1) -> None:
-        self._interpreter, self._run = open_signature(path, contract, threads)
-        self._input = contract.name
+        self._path, self._contract, self._threads = path, contract, threads
+        self._content = path.read_bytes()
+        with quiet_native_stderr():  # LiteRT greets once in each process, when the first interpreter is made
+            self._idle = deque([self._open()])
+        self._permits = BoundedSemaphore(os.cpu_count() or 1)
 
     def run(self, images: npt.NDArray[np.uint8]) -> Outputs:
         """See `Engine.run`; one image at a time, because another batch size would rebuild the delegate."""
-        rows = [self._run(**{self._input: image[np.newaxis]}) for image in images]
+        with self._borrowed() as signature:
+            rows = [signature.run(**{self._contract.name: image[np.newaxis]}) for image in images]
         return Outputs(*(np.concatenate([row[name] for row in rows]) for name in OUTPUTS))
+
+    def _open(self) -> Signature:
+        return open_signature(self._path, self._content, self._contract, self._threads)
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[Signature]:
+        """An interpreter that no other thread uses meanwhile; waits while all are in use."""
+        with self._permits:
+            try:
+                signature = self._idle.pop()  # deque's operations are atomic
+            except IndexError:
+                signature = self._open()
+            try:
+                yield signature
+            finally:
+                self._idle.append(signature)
 
 
 def open_signature(
-    path: Path, contract: InputContract, threads: int, needed: Collection[str] = OUTPUTS
-) -> tuple[Any, Any]:
-    """Load a TFLite file: its interpreter, which must be kept, and what runs it, input by name -> outputs by name.
+    path: Path, content: bytes, contract: InputContract, threads: int, needed: Collection[str] = OUTPUTS
+) -> Signature:
+    """Load the content of a TFLite file; `path` names it in errors.
 
     Raises
     ------
@@ -45,9 +82,8 @@ def open_signature(
     except ModuleNotFoundError as error:
         raise MissingExtraError("tflite", error.name) from error
     try:
-        with quiet_native_stderr():
-            interpreter = Interpreter(str(path), num_threads=threads)
-            interpreter.allocate_tensors()
+        interpreter = Interpreter(model_content=content, num_threads=threads)
+        interpreter.allocate_tensors()
         # By signature: the converter reorders outputs.
         run = interpreter.get_signature_runner()
     except (RuntimeError, ValueError) as error:
@@ -58,4 +94,4 @@ def open_signature(
     name, details = next(iter(run.get_input_details().items()))
     dtype, shape = np.dtype(details["dtype"]).name, tuple(int(n) for n in details["shape"])
     check_signature(path, contract, name, dtype, shape, set(run.get_output_details()), needed)
-    return interpreter, run
+    return Signature(interpreter, run)

@@ -19,7 +19,10 @@ DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
 class OnnxEngine:
-    """An ONNX file in ONNX Runtime, on CUDA where this build of it has CUDA, else on the CPU."""
+    """An ONNX file in ONNX Runtime, on CUDA where this build of it has CUDA, else on the CPU.
+
+    A session runs any number of calls at the same time; they share its threads.
+    """
 
     def __init__(self, path: Path, contract: InputContract, threads: int = 1) -> None:
         self._session = open_session(path, threads)

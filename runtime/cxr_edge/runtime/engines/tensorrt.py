@@ -13,6 +13,7 @@ import weakref
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -158,7 +159,11 @@ class _Buffer:
 
 
 class TensorRTEngine:
-    """A TensorRT plan on the GPU; its buffers are allocated once, so only one thread at a time may run it."""
+    """A TensorRT plan on the GPU.
+
+    Its buffers and its execution context serve one call at a time: calls of several threads wait for each other. The
+    GPU is the bottleneck, so a context for each thread would take memory and gain little.
+    """
 
     def __init__(self, path: Path, contract: InputContract, threads: int = 1) -> None:
         here, sidecar = this_target(), Sidecar.read(path)
@@ -167,6 +172,7 @@ class TensorRTEngine:
         from cuda.bindings import runtime as cudart
 
         self.backend = f"CUDA, {here.gpu}"
+        self._one_at_a_time = Lock()
         # Also frees what there is if the rest of this constructor fails, and before the interpreter takes CUDA down.
         self._resources = ExitStack()
         weakref.finalize(self, self._resources.close)
@@ -183,7 +189,8 @@ class TensorRTEngine:
     def run(self, images: npt.NDArray[np.uint8]) -> Outputs:
         """See `Engine.run`; as many images at a time as the plan takes."""
         starts = range(0, len(images), self._max_batch)
-        batches = [self._run_batch(images[start : start + self._max_batch]) for start in starts]
+        with self._one_at_a_time:
+            batches = [self._run_batch(images[start : start + self._max_batch]) for start in starts]
         return Outputs(*(np.concatenate(rows).astype(np.float32, copy=False) for rows in zip(*batches, strict=True)))
 
     def _check(self, path: Path, contract: InputContract) -> tuple[str, int]:

@@ -1,0 +1,90 @@
+"""Many predictions from many threads: every answer equals the serial one bit by bit, and memory stays flat.
+
+    python tests/soak/predictions.py                                # 50,000 predictions from 8 threads, LiteRT
+    python tests/soak/predictions.py --engine onnx --threads 8 --count 8000
+
+Exit code 1 if an answer differs or memory grows by more than the limit. `tests/soak/test_soak.py` runs it briefly.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import perf_counter
+
+import click
+import cv2
+import numpy as np
+
+from cxr_edge.runtime import Prediction, Predictor, load
+
+#: Different images. Their answers are known before the threads start.
+IMAGES = 64
+#: Predictions before memory is first measured: allocators and interpreters take what they need.
+WARM_UP = 2000
+MAX_GROWTH_MB = 5.0
+
+
+@click.command()
+@click.option("--count", default=50_000, show_default=True, help="Predictions in all.")
+@click.option("--threads", default=8, show_default=True)
+@click.option("--engine", type=click.Choice(("litert", "onnx")), default="litert", show_default=True)
+@click.option("-m", "--model", "bundle", type=click.Path(), help="Bundle; the packaged model by default.")
+def main(count: int, threads: int, engine: str, bundle: str | None) -> None:
+    """Decide COUNT times on encoded images from THREADS threads, and compare with a single thread."""
+    images = encoded_images(IMAGES)
+    with load(bundle, engine, threads=1) as predictor:
+        serial = [bits(predictor.predict(image)) for image in images]
+        decide_many(predictor, images, serial, min(WARM_UP, count), threads)
+        before, start = resident_mb(), perf_counter()
+        wrong, done = 0, 0
+        with click.progressbar(length=count, file=sys.stderr) as bar:
+            while done < count:
+                share = min(2000, count - done)
+                wrong += decide_many(predictor, images, serial, share, threads)
+                done += share
+                bar.update(share)
+        seconds, growth = perf_counter() - start, resident_mb() - before
+    click.echo(
+        f"{engine}: {count} predictions from {threads} threads, {count / seconds:.0f} each second; "
+        f"{wrong} answers differ from the serial run; memory {before:.1f} MB, grown by {growth:+.1f} MB"
+    )
+    sys.exit(int(wrong > 0 or growth > MAX_GROWTH_MB))
+
+
+def decide_many(predictor: Predictor, images: Sequence[bytes], serial: Sequence[object], count: int, of: int) -> int:
+    """Predict `count` images in turn from `of` threads; -> how many answers are not those of the serial run."""
+    with ThreadPoolExecutor(of) as pool:
+        rows = [i % len(images) for i in range(count)]
+        return sum(pool.map(lambda row: bits(predictor.predict(images[row])) != serial[row], rows))
+
+
+def encoded_images(count: int) -> list[bytes]:
+    """JPEG, PNG, BMP and TIFF files of random blobs, of different sizes."""
+    random = np.random.default_rng(0)
+    files = []
+    for number in range(count):
+        coarse = random.integers(0, 256, (7, 7), dtype=np.uint8)
+        side = int(random.integers(200, 700))
+        suffix = (".jpg", ".png", ".bmp", ".tiff")[number % 4]
+        files.append(
+            cv2.imencode(suffix, cv2.resize(coarse, (side, side + 20), interpolation=cv2.INTER_CUBIC))[1].tobytes()
+        )
+    return files
+
+
+def bits(prediction: Prediction) -> tuple[object, ...]:
+    """All that a prediction says, to be compared exactly."""
+    return prediction.logit, prediction.probability, prediction.novelty, prediction.heatmap.tobytes()
+
+
+def resident_mb() -> float:
+    """Resident memory of this process (MB)."""
+    with Path("/proc/self/status").open() as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
+
+
+if __name__ == "__main__":
+    main()

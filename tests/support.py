@@ -1,6 +1,7 @@
-"""What tests share: where the real radiographs lie, and bundles that vouch for other content."""
+"""What tests share: where the real radiographs lie, which engines are installed, and forged bundles."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,15 @@ SHARED = ROOT.parent / "shared"
 needs_shared = pytest.mark.skipif(
     not (SHARED / "data").is_dir(), reason="real radiographs and ImageNet weights (../shared) are not here"
 )
+needs_onnx = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="ONNX Runtime is not installed")
+needs_litert = pytest.mark.skipif(find_spec("ai_edge_litert") is None, reason="LiteRT is not installed")
+ONNX = pytest.param("onnx", marks=needs_onnx)
+LITERT = pytest.param("litert", marks=needs_litert)
+#: Engine and precision of the packaged model's files.
+PACKAGED_FILES = [
+    pytest.param("onnx", "fp32", marks=needs_onnx),
+    pytest.param("litert", "int8", marks=needs_litert),
+]
 
 
 def forge(folder: Path, name: str, content: bytes) -> None:

@@ -1,6 +1,8 @@
 """The wheel in a bare environment: what a device installs, and nothing more."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 import venv
@@ -8,6 +10,12 @@ from pathlib import Path
 
 import pytest
 from support import ROOT
+
+#: Why a test of the runtime may be skipped with core, LiteRT and pytest.
+SKIPPED_HERE = (
+    "ONNX Runtime is not installed|litert is installed|real radiographs"
+    r"|could not import '(pydicom|gdcm|onnxruntime|hypothesis|model_signing|cyclonedx\S*)'"
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +47,19 @@ def test_only_the_runtime_is_installed(bare):
     names = {entry["name"].lower().replace("_", "-") for entry in listed}
     assert {"cxr-edge", "numpy", "opencv-python-headless", "click", "ai-edge-litert"} <= names
     assert not names & {"tensorflow", "keras", "torch", "onnx", "onnxruntime", "scipy", "matplotlib", "rich"}
+
+
+def test_the_runtimes_own_tests_pass(bare):
+    """On a device: clone, `pip install '.[tflite]' pytest`, `pytest tests/runtime`."""
+    install = [bare, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", "pytest"]
+    subprocess.run(install, check=True, capture_output=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [bare, "-m", "pytest", "tests/runtime", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 60
+    skipped = re.findall(r"^SKIPPED \[\d+\] (.*)$", done.stdout, re.MULTILINE)
+    assert all(re.search(SKIPPED_HERE, line) for line in skipped), skipped
 
 
 def test_every_module_of_the_runtime_imports(bare):

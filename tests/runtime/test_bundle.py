@@ -1,10 +1,13 @@
 import json
+import re
 import shutil
 
 import pytest
+from support import LITERT, ONNX, PACKAGED_FILES
 
 from cxr_edge.runtime import Bundle, BundleError, IntegrityError, UsageError, load
 from cxr_edge.runtime.bundle import Manifest
+from cxr_edge.runtime.engines import available_engines
 
 
 @pytest.fixture
@@ -22,41 +25,45 @@ def test_manifest_survives_json(bundle):
     assert Manifest.from_json(manifest.to_json(), "again") == manifest
 
 
-@pytest.mark.parametrize("name", ["model.int8.tflite", "model.fp32.tflite", "model.onnx", "model.fp16.onnx"])
-def test_a_lone_file_decides_as_its_bundle(bundle, tmp_path, xray, name):
-    lone = shutil.copy(bundle / name, tmp_path)
-    alone = load(lone)
-    whole = load(bundle, alone.file.engine, alone.file.precision)
+@pytest.mark.parametrize(("engine", "precision"), PACKAGED_FILES)
+def test_a_lone_file_decides_as_its_bundle(bundle, tmp_path, xray, engine, precision):
+    whole = load(bundle, engine, precision)
+    alone = load(shutil.copy(bundle / whole.file.path, tmp_path))
+    assert (alone.file.engine, alone.file.precision) == (engine, precision)
     assert alone.predict(xray).probability == whole.predict(xray).probability
     assert alone.manifest.operating_points == whole.manifest.operating_points
 
 
 def test_a_foreign_file_is_refused(bundle, tmp_path):
     stripped = tmp_path / "foreign.tflite"
-    content = (bundle / "model.fp32.tflite").read_bytes()
+    content = (bundle / "model.int8.tflite").read_bytes()
     stripped.write_bytes(content[: content.rindex(b"PK\x03\x04", 0, content.rindex(b"PK\x03\x04"))])
     with pytest.raises(BundleError, match="no cxr-edge facts"):
         load(stripped)
 
 
-def test_a_changed_file_is_refused(copy):
-    path = copy / "model.onnx"
+@pytest.mark.parametrize(("engine", "precision"), PACKAGED_FILES)
+def test_a_changed_file_is_refused(copy, engine, precision):
+    file = Bundle.open(copy).find(engine, precision)
+    path = copy / file.path
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(IntegrityError, match=r"model\.onnx.*sha256"):
-        load(copy, "onnx", "fp32")
-    load(copy, "litert")  # the other files are none the worse
+    with pytest.raises(IntegrityError, match=rf"{re.escape(file.path)}.*sha256"):
+        load(copy, engine, precision)
+    for other in {"onnx", "litert"} & set(available_engines()) - {engine}:
+        load(copy, other)  # the other file is none the worse
 
 
-def test_a_file_cut_short_or_missing_is_refused(copy):
-    path = copy / "model.onnx"
+@pytest.mark.parametrize(("engine", "precision"), PACKAGED_FILES)
+def test_a_file_cut_short_or_missing_is_refused(copy, engine, precision):
+    path = copy / Bundle.open(copy).find(engine, precision).path
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(IntegrityError, match="cut short"):
-        load(copy, "onnx", "fp32")
+        load(copy, engine, precision)
     path.unlink()
     with pytest.raises(IntegrityError, match="missing"):
-        load(copy, "onnx", "fp32")
+        load(copy, engine, precision)
 
 
 @pytest.mark.parametrize(
@@ -85,12 +92,12 @@ def test_no_bundle_says_how_to_make_one(tmp_path):
         Bundle.open(tmp_path)
 
 
-def test_wrong_input_contract_is_refused(copy):
+@pytest.mark.parametrize("engine", [ONNX, LITERT])
+def test_wrong_input_contract_is_refused(copy, engine):
     feed = json.loads((copy / "manifest.json").read_text())["input"]
     change_manifest(copy, input=feed | {"height": 256})
-    for engine in ("onnx", "litert"):
-        with pytest.raises(BundleError, match="its input is"):
-            load(copy, engine)
+    with pytest.raises(BundleError, match="its input is"):
+        load(copy, engine)
 
 
 def test_unknown_operating_point_lists_the_known(bundle):

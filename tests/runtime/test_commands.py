@@ -9,6 +9,8 @@ import time
 import cv2
 import pytest
 
+from cxr_edge.runtime.engines import ENGINES, available_engines
+
 
 @pytest.fixture
 def mixed(tmp_path, xray):
@@ -26,8 +28,12 @@ def test_help_lists_every_command_with_examples(cli):
     assert code == 0
     for command in ("demo", "train", "export", "verify", "predict", "explain", "bench", "inspect", "doctor"):
         assert f"\n  {command} " in out
-        code, text, _ = cli(command, "--help")
-        assert code == 0 and "Usage" in text
+
+
+@pytest.mark.parametrize("command", ["predict", "explain", "inspect", "doctor"])
+def test_a_command_explains_itself(cli, command):
+    code, text, _ = cli(command, "--help")
+    assert code == 0 and "Usage" in text
 
 
 def test_predict_one(cli, bundle, xray):
@@ -106,8 +112,13 @@ def test_doctor_runs_every_file(cli, bundle):
     code, out, _ = cli("doctor", "-m", bundle, "--format", "json")
     rows = {row["check"]: row for row in json.loads(out)}
     assert code == 0
-    assert rows["engine tensorrt"]["state"] == "absent" and "cxr-edge[tensorrt]" in rows["engine tensorrt"]["detail"]
-    assert rows["model.int8.tflite"]["state"] == "ok"
+    paths = {"onnx": "model.onnx", "litert": "model.int8.tflite", "tensorrt": None}
+    for engine, path in paths.items():
+        if engine not in available_engines():
+            assert rows[f"engine {engine}"]["state"] == "absent"
+            assert f"cxr-edge[{ENGINES[engine][2]}]" in rows[f"engine {engine}"]["detail"]
+        elif path:
+            assert rows[path]["state"] == "ok"
 
 
 def test_interrupting_a_batch_keeps_what_is_done(bundle, xray, tmp_path):

@@ -1,4 +1,4 @@
-import io
+import struct
 
 import cv2
 import numpy as np
@@ -40,13 +40,12 @@ def test_colour_becomes_luminance_whatever_the_source():
 
 
 def test_exif_orientation_is_applied():
-    from PIL import Image
-
-    exif = Image.Exif()
-    exif[0x0112] = 6  # rotate by 90° when shown
-    stream = io.BytesIO()
-    Image.fromarray(GRAY).save(stream, "JPEG", exif=exif)
-    assert read_image(stream.getvalue()).shape == GRAY.shape[::-1]
+    rotate_by_90_degrees = 6
+    entry = struct.pack("<HHIHH", 0x0112, 3, 1, rotate_by_90_degrees, 0)
+    exif = b"Exif\0\0" + struct.pack("<2sHIH", b"II", 42, 8, 1) + entry + struct.pack("<I", 0)
+    jpeg = encode(".jpg")
+    content = jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:]
+    assert read_image(content).shape == read_image(jpeg).shape[::-1] == GRAY.shape[::-1]
 
 
 @pytest.mark.parametrize(

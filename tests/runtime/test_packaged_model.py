@@ -1,7 +1,7 @@
 """The model that ships inside the package."""
 
 import pytest
-from support import SHARED, needs_shared
+from support import SHARED, needs_litert, needs_onnx, needs_shared
 
 from cxr_edge.runtime import Bundle, load
 from cxr_edge.runtime.predictor import packaged_model
@@ -23,7 +23,10 @@ def test_its_manifest_holds_no_path_of_the_machine_that_made_it():
 
 
 @needs_shared
-@pytest.mark.parametrize(("engine", "least_right"), [("onnx", 22), ("litert", 21)])
+@pytest.mark.parametrize(
+    ("engine", "least_right"),
+    [pytest.param("onnx", 22, marks=needs_onnx), pytest.param("litert", 21, marks=needs_litert)],
+)
 def test_it_decides_on_originals_as_on_what_it_was_trained_on(engine, least_right):
     """Decode, resize and decide on 24 files as users will meet them, most of them trained on at the network's size."""
     predictor = load(engine=engine)

@@ -3,15 +3,15 @@ import shutil
 
 import numpy as np
 import pytest
+from support import LITERT, ONNX, PACKAGED_FILES
 
 from cxr_edge.runtime import EngineError, ImageError, MissingExtraError, UsageError, load
+from cxr_edge.runtime.engines import available_engines, missing_extra
 from cxr_edge.runtime.errors import CxrEdgeWarning
 from cxr_edge.runtime.image import read_image
 
-FILES = [("onnx", "fp32"), ("onnx", "fp16"), ("litert", "fp32"), ("litert", "fp16"), ("litert", "int8")]
 
-
-@pytest.mark.parametrize(("engine", "precision"), FILES)
+@pytest.mark.parametrize(("engine", "precision"), PACKAGED_FILES)
 def test_every_file_decides_and_explains(bundle, xray, engine, precision):
     prediction = load(bundle, engine, precision).predict(xray)
     assert 0 <= prediction.probability <= 1
@@ -22,12 +22,12 @@ def test_every_file_decides_and_explains(bundle, xray, engine, precision):
     json.dumps(prediction.to_dict())
 
 
-def test_many_is_one_by_one(bundle, phantoms):
+@pytest.mark.parametrize("engine", [ONNX, LITERT])
+def test_many_is_one_by_one(bundle, phantoms, engine):
     images = sorted((phantoms / "test").rglob("*.jpeg"))
-    for engine in ("onnx", "litert"):
-        predictor = load(bundle, engine)
-        many = [p.probability for p in predictor.predict_many(images, batch_size=5)]
-        np.testing.assert_allclose(many, [predictor.predict(i).probability for i in images], atol=1e-6)
+    predictor = load(bundle, engine)
+    many = [p.probability for p in predictor.predict_many(images, batch_size=5)]
+    np.testing.assert_allclose(many, [predictor.predict(i).probability for i in images], atol=1e-6)
 
 
 def test_a_broken_image_in_a_batch_leaves_the_others(bundle, xray, tmp_path):
@@ -39,18 +39,25 @@ def test_a_broken_image_in_a_batch_leaves_the_others(bundle, xray, tmp_path):
     assert len(list(load(bundle).predict_many([broken] * 3))) == 3
 
 
-def test_auto_prefers_litert_and_the_most_exact_file(bundle):
-    assert load(bundle).file.path == "model.fp32.tflite"
-    assert load(bundle, engine="onnx", precision="fp16").file.path == "model.fp16.onnx"
+def test_auto_takes_the_preferred_engine_that_is_installed(bundle):
+    paths = {"onnx": "model.onnx", "litert": "model.int8.tflite"}
+    (preferred, *_) = (engine for engine in available_engines() if engine in paths)
+    assert load(bundle).file.path == paths[preferred]
 
 
 def test_absent_choices_say_what_there_is(bundle):
-    with pytest.raises(EngineError, match="onnx fp16"):
-        load(bundle, "onnx", "int4")
+    with pytest.raises(EngineError, match="onnx fp32, litert int8"):
+        load(bundle, available_engines()[0], "int4")
     with pytest.raises(UsageError, match="litert"):
         load(bundle, "caffe")
-    with pytest.raises(MissingExtraError, match=r"cxr-edge\[tensorrt\]"):
-        load(bundle, "tensorrt")
+
+
+@pytest.mark.parametrize(("engine", "extra"), [("tensorrt", "tensorrt"), ("onnx", "onnx"), ("litert", "tflite")])
+def test_an_engine_that_is_not_installed_names_its_extra(bundle, engine, extra):
+    if missing_extra(engine) is None:
+        pytest.skip(f"{engine} is installed")
+    with pytest.raises(MissingExtraError, match=rf"cxr-edge\[{extra}\]"):
+        load(bundle, engine)
 
 
 def test_a_file_that_failed_its_gate_warns(bundle, tmp_path):

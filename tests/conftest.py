@@ -11,7 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory) -> Path:
     """A data set of drawn radiographs: 30 patients of each class."""
-    from cxr_edge.train.phantom import write_dataset
+    from cxr_edge.train.data.phantom import write_dataset
 
     folder = tmp_path_factory.mktemp("phantoms")
     list(write_dataset(folder, patients=30, seed=0))
@@ -27,7 +27,8 @@ def xray(phantoms) -> Path:
 @pytest.fixture(scope="session")
 def run(phantoms, tmp_path_factory) -> Path:
     """A cnn trained on the phantoms, a little."""
-    from cxr_edge.train.fit import TrainConfig, train
+    from cxr_edge.train.fit.config import TrainConfig
+    from cxr_edge.train.fit.training import train
 
     folder = tmp_path_factory.mktemp("chain") / "run"
     config = TrainConfig(
@@ -40,7 +41,7 @@ def run(phantoms, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def bundle(run, phantoms) -> Path:
     """Its bundle, all files; tests that change it copy it first."""
-    from cxr_edge.export.build import FILES, build_bundle
+    from cxr_edge.export.conversion.build import FILES, build_bundle
 
     folder = run.parent / "bundle"
     build_bundle(run, folder, phantoms, FILES, 32, step=lambda name: None)

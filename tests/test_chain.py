@@ -28,7 +28,7 @@ def test_what_is_exported_decides_as_what_was_trained(arch, few, tmp_path, cli):
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
     """Drawn radiographs of few patients."""
-    from cxr_edge.train.phantom import write_dataset
+    from cxr_edge.train.data.phantom import write_dataset
 
     folder = tmp_path_factory.mktemp("few")
     list(write_dataset(folder, patients=12, seed=0))

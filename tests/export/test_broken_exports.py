@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from support import forge
 
-from cxr_edge.export.build import build_bundle
-from cxr_edge.export.precision import check_precision
+from cxr_edge.export.conversion.build import build_bundle
+from cxr_edge.export.verification.precision import check_precision
 from cxr_edge.runtime import BundleError
 from cxr_edge.runtime.bundle import Bundle, ModelFile, sha256
 
@@ -106,8 +106,8 @@ def test_ranges_of_one_image_are_no_calibration(verify, run, phantoms, tmp_path)
 def test_a_dynamic_range_file_is_not_int8(verify, copy, run):
     import tensorflow as tf
 
-    from cxr_edge.export.graph import deployment_model
-    from cxr_edge.export.run import Run
+    from cxr_edge.common.run import Run
+    from cxr_edge.export.conversion.graph import deployment_model
 
     trained = Run.open(run)
     model = deployment_model(trained.network(), trained.temperature, trained.novelty)

@@ -12,7 +12,7 @@ from support import ROOT
 from tree_sitter import Language, Parser
 
 from cxr_edge.benchmarks.regression import LIMITS, load_budget
-from cxr_edge.export.gates import DEFAULTS, HIGHEST, LEAST, load_gates
+from cxr_edge.export.verification.gates import DEFAULTS, HIGHEST, LEAST, load_gates
 from cxr_edge.runtime.cli import cli as program
 
 GATES = (ROOT / "docs" / "gates.md").read_text()

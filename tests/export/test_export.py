@@ -3,11 +3,11 @@ from dataclasses import replace
 
 import pytest
 
-from cxr_edge.export.build import model_card
-from cxr_edge.export.tensorrt import build_plan, is_strongly_typed
+from cxr_edge.common.dataset import fingerprint, read_dataset
+from cxr_edge.export.conversion.build import model_card
+from cxr_edge.export.conversion.tensorrt import build_plan, is_strongly_typed
 from cxr_edge.runtime import Bundle, MissingExtraError
 from cxr_edge.runtime.bundle import ModelFile
-from cxr_edge.runtime.dataset import fingerprint, read_dataset
 
 
 def test_the_manifest_names_every_file_and_its_provenance(bundle, run, phantoms):

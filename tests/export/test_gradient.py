@@ -7,13 +7,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from support import SHARED, needs_shared
 
-from cxr_edge.export.gradient import RULES, gradient_model
-from cxr_edge.export.graph import deployment_model
-from cxr_edge.export.onnx import onnx_from_keras
-from cxr_edge.export.run import Novelty
+from cxr_edge.common.run import Novelty
+from cxr_edge.export.conversion.gradient import RULES, gradient_model
+from cxr_edge.export.conversion.graph import deployment_model
+from cxr_edge.export.conversion.onnx import onnx_from_keras
 from cxr_edge.runtime import BundleError
-from cxr_edge.train.fold import deployable
-from cxr_edge.train.models import build
+from cxr_edge.train.fit.fold import deployable
+from cxr_edge.train.fit.models import build
 
 BACKBONE = SHARED / "weights" / "mobilenet_v2_imagenet_notop.weights.h5"
 

@@ -5,16 +5,16 @@ import onnxruntime
 import pytest
 from support import SHARED, needs_shared
 
-from cxr_edge.export import onnx, tflite
-from cxr_edge.export.graph import deployment_model
-from cxr_edge.export.run import Novelty, Reference
+from cxr_edge.common.dataset import read_dataset, read_pixels
+from cxr_edge.common.run import Novelty, Reference
+from cxr_edge.export.conversion import onnx, tflite
+from cxr_edge.export.conversion.graph import deployment_model
 from cxr_edge.runtime import BundleError
 from cxr_edge.runtime.bundle import InputContract
-from cxr_edge.runtime.dataset import read_dataset, read_pixels
 from cxr_edge.runtime.engines.litert import LiteRTEngine
 from cxr_edge.runtime.engines.onnx import OnnxEngine
-from cxr_edge.train.fold import deployable
-from cxr_edge.train.models import build
+from cxr_edge.train.fit.fold import deployable
+from cxr_edge.train.fit.models import build
 
 TEMPERATURE = 1.7
 

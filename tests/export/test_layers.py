@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from support import forge
 
-from cxr_edge.export.layers import LIMITS, measure_layers
-from cxr_edge.export.run import Run
-from cxr_edge.export.taps import KerasTap, Tensor, open_tap
-from cxr_edge.runtime.dataset import read_dataset, read_pixels
+from cxr_edge.common.dataset import read_dataset, read_pixels
+from cxr_edge.common.run import Run
+from cxr_edge.export.verification.layers import LIMITS, measure_layers
+from cxr_edge.export.verification.taps import KerasTap, Tensor, open_tap
 
 #: Shape of the third of five convolutions' kernels, as each format stores it.
 ONNX_KERNEL, TFLITE_KERNEL = (32, 16, 3, 3), (32, 3, 3, 16)

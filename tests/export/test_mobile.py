@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from support import forge
 
-from cxr_edge.export import tflite
-from cxr_edge.export.build import FILES, build_bundle
-from cxr_edge.export.graph import deployment_model
-from cxr_edge.export.mediapipe import MEDIAPIPE, classifier_model, to_gray
-from cxr_edge.export.run import Run
+from cxr_edge.common.dataset import read_dataset, read_pixels
+from cxr_edge.common.run import Run
+from cxr_edge.export.conversion import tflite
+from cxr_edge.export.conversion.build import FILES, build_bundle
+from cxr_edge.export.conversion.graph import deployment_model
+from cxr_edge.export.conversion.mediapipe import MEDIAPIPE, classifier_model, to_gray
 from cxr_edge.runtime import Bundle, BundleError, load
 from cxr_edge.runtime.bundle import Manifest, sha256
-from cxr_edge.runtime.dataset import read_dataset, read_pixels
 
 TFLITE = [*(name for name in FILES if name.endswith(".tflite")), MEDIAPIPE]
 #: Reads a file's metadata and classifies images; runs where MediaPipe is installed, and nothing of this project.

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from cxr_edge.export.paired import brier, delong, mcnemar
-from cxr_edge.export.parity import auc
+from cxr_edge.common.statistics import roc_auc
+from cxr_edge.export.verification.paired import brier, delong, mcnemar
 
 
 def scores(seed, correlation=0.9, count=80):
@@ -36,7 +36,7 @@ def test_delong_is_the_definition():
     sick_parts, healthy_parts = [k.mean(axis=1) for k in kernels], [k.mean(axis=0) for k in kernels]
     covariance = np.cov(sick_parts) / len(sick_parts[0]) + np.cov(healthy_parts) / len(healthy_parts[0])
     variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
-    z = (auc(labels, pair[0]) - auc(labels, pair[1])) / np.sqrt(variance)
+    z = (roc_auc(labels, pair[0]) - roc_auc(labels, pair[1])) / np.sqrt(variance)
     assert delong(labels, *pair) == pytest.approx(2 * norm.sf(abs(z)))
 
 

@@ -3,8 +3,9 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from cxr_edge.export.gates import DEFAULTS, HIGHEST, LEAST, Gate, check, load_gates
-from cxr_edge.export.parity import auc, calibration_error, compare, rank_correlation, top_overlap
+from cxr_edge.common.statistics import calibration_error, roc_auc
+from cxr_edge.export.verification.gates import DEFAULTS, HIGHEST, LEAST, Gate, check, load_gates
+from cxr_edge.export.verification.parity import compare, rank_correlation, top_overlap
 from cxr_edge.runtime import UsageError
 from cxr_edge.runtime.bundle import HeatmapGeometry, InputContract, Manifest, ModelFile, OperatingPoint
 from cxr_edge.runtime.engines import Outputs
@@ -33,8 +34,8 @@ def test_auc_is_scikit_learns(outputs, labels):
 
     ties = outputs.logit.round()
     for score in (outputs.logit, ties):
-        assert auc(labels, score) == pytest.approx(roc_auc_score(labels, score))
-    assert np.isnan(auc(np.ones(3, np.int64), ties[:3]))
+        assert roc_auc(labels, score) == pytest.approx(roc_auc_score(labels, score))
+    assert np.isnan(roc_auc(np.ones(3, np.int64), ties[:3]))
 
 
 def test_equal_outputs_differ_by_nothing(outputs, labels):
@@ -46,11 +47,11 @@ def test_equal_outputs_differ_by_nothing(outputs, labels):
 
 
 def test_paired_statistics_and_calibration_are_of_the_same_images(outputs, labels):
-    from cxr_edge.export.paired import brier
+    from cxr_edge.export.verification.paired import brier
 
     shifted = replace(outputs, probability=np.clip(outputs.probability - 0.2, 0, 1), logit=outputs.logit + labels)
     parity = compare(FILE, "CPU", shifted, outputs, labels, MANIFEST)
-    assert parity.auc_delta > 0 and parity.delong_p < 0.01 and parity.auc == auc(labels, shifted.logit)
+    assert parity.auc_delta > 0 and parity.delong_p < 0.01 and parity.auc == roc_auc(labels, shifted.logit)
     assert parity.mcnemar_p.keys() == {"balanced", "screening"} and min(parity.mcnemar_p.values()) < 0.05
     assert parity.ece == calibration_error(labels, shifted.probability)
     assert parity.brier_delta == brier(labels, shifted.probability) - brier(labels, outputs.probability) > 0

@@ -9,13 +9,13 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from onnx import numpy_helper
 
-from cxr_edge.export import quantize
-from cxr_edge.export.build import SYMMETRIC, build_bundle
-from cxr_edge.export.onnx import OPSET, REDUCED
-from cxr_edge.export.run import Run
+from cxr_edge.common.dataset import read_dataset, read_pixels
+from cxr_edge.common.run import Run
+from cxr_edge.export.conversion import quantize
+from cxr_edge.export.conversion.build import SYMMETRIC, build_bundle
+from cxr_edge.export.conversion.onnx import OPSET, REDUCED
 from cxr_edge.runtime import load
-from cxr_edge.runtime.dataset import read_dataset, read_pixels
-from cxr_edge.train.models import build
+from cxr_edge.train.fit.models import build
 
 
 @pytest.fixture(scope="module")

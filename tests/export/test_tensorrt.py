@@ -9,8 +9,8 @@ import pytest
 from bindings import RELEASES, bindings, python
 from support import ROOT
 
-from cxr_edge.export.overflow import LARGEST, Magnitude, activation_magnitudes, check_overflow
-from cxr_edge.export.tensorrt import source_onnx, timing_cache, trtexec
+from cxr_edge.export.conversion.tensorrt import source_onnx, timing_cache, trtexec
+from cxr_edge.export.verification.overflow import LARGEST, Magnitude, activation_magnitudes, check_overflow
 from cxr_edge.runtime import Bundle
 from cxr_edge.runtime.bundle import InputContract
 from cxr_edge.runtime.engines.tensorrt import PlanOptions, Target
@@ -48,7 +48,7 @@ MISTAKES = {
 LIVE = """
 import numpy as np, tensorrt as trt
 from rich.progress import Progress
-from cxr_edge.export import tensorrt as ours
+from cxr_edge.export.conversion import tensorrt as ours
 from cxr_edge.runtime.engines.tensorrt import this_target
 from cxr_edge.runtime.errors import EngineError
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cxr_edge.export.tensorrt import build_plan, timing_cache
+from cxr_edge.common.dataset import read_dataset, read_pixels
+from cxr_edge.export.conversion.tensorrt import build_plan, timing_cache
 from cxr_edge.runtime import Bundle, load
-from cxr_edge.runtime.dataset import read_dataset, read_pixels
 from cxr_edge.runtime.engines import open_engine
 from cxr_edge.runtime.engines.tensorrt import PlanOptions, Sidecar, sidecar_path, this_target
 from cxr_edge.runtime.errors import CxrEdgeError, EngineError, IntegrityError

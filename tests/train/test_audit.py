@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from support import SHARED, needs_shared
 
-from cxr_edge.runtime.dataset import CLASSES, read_dataset
-from cxr_edge.train.duplicates import BLOCK, MAX_DISTANCE, similar
-from cxr_edge.train.shortcuts import Cues, cues_together, measure, single_cues
+from cxr_edge.common.dataset import CLASSES, read_dataset
+from cxr_edge.train.data.duplicates import BLOCK, MAX_DISTANCE, similar
+from cxr_edge.train.data.shortcuts import Cues, cues_together, measure, single_cues
 
 
 @pytest.fixture

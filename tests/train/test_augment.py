@@ -2,8 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
-from cxr_edge.runtime.dataset import read_dataset, read_pixels
-from cxr_edge.train.augment import RandomAffine, RandomBands, RandomEqualise, RandomFrame, augmentation
+from cxr_edge.common.dataset import read_dataset, read_pixels
+from cxr_edge.train.fit.augment import RandomAffine, RandomBands, RandomEqualise, RandomFrame, augmentation
 
 
 @pytest.fixture(scope="module")

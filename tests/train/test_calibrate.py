@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cxr_edge.train.calibrate import (
+from cxr_edge.train.fit.calibrate import (
     BALANCED,
     TARGET,
     fit_temperature,

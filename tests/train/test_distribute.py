@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 
-from cxr_edge.export.run import Run
+from cxr_edge.common.run import Run
 
 COMMAND = ["--arch", "cnn", "--weights", "none", "--size", "64", "--epochs", "1", "--batch-size", "8"]
 COMMAND += ["--learning-rate", "3e-3", "--val-fraction", "0.2"]
@@ -17,10 +17,10 @@ WORKER = """
 import sys
 import numpy as np
 from cxr_edge.runtime.cli import main
-from cxr_edge.train.distribute import connect
+from cxr_edge.train.fit.distribute import connect
 
 connect("multiworker")
-from cxr_edge.train import loop
+from cxr_edge.train.fit import loop
 
 inner = loop.fit
 

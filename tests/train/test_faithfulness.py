@@ -5,15 +5,15 @@ import pytest
 
 from cxr_edge.runtime.bundle import HeatmapGeometry, InputContract, OperatingPoint
 from cxr_edge.runtime.engines import Outputs
-from cxr_edge.train.faithfulness import (
+from cxr_edge.train.evaluation.faithfulness import (
     SHARES,
     border_share,
     crop_border,
     measure_faithfulness,
     replacing_order,
 )
-from cxr_edge.train.metrics import Cases
-from cxr_edge.train.subject import Subject
+from cxr_edge.train.evaluation.metrics import Cases
+from cxr_edge.train.evaluation.subject import Subject
 
 CONTRACT, COARSE, FINE = InputContract(224, 224), HeatmapGeometry(32.0, 15.5), HeatmapGeometry(4.0, 1.5)
 #: Of an image that `looks_at_a_square` looks at, and the cell of a coarse map over it.

@@ -5,16 +5,17 @@ import keras
 import numpy as np
 import pytest
 
+from cxr_edge.common.dataset import LabelledImage, fingerprint, read_dataset, read_pixels
 from cxr_edge.runtime import DataError, UsageError
-from cxr_edge.runtime.dataset import LabelledImage, fingerprint, read_dataset, read_pixels
-from cxr_edge.train import models
-from cxr_edge.train.augment import augmentation
-from cxr_edge.train.callbacks import StopOnNaN
-from cxr_edge.train.dataset import PairMix, RadiographBatches
-from cxr_edge.train.distribute import Replicas
-from cxr_edge.train.fit import TrainConfig, train
-from cxr_edge.train.loop import compile_model, fitted_model, phases
-from cxr_edge.train.patients import patient_of
+from cxr_edge.train.data.patients import patient_of
+from cxr_edge.train.fit import models
+from cxr_edge.train.fit.augment import augmentation
+from cxr_edge.train.fit.batches import PairMix, RadiographBatches
+from cxr_edge.train.fit.callbacks import StopOnNaN
+from cxr_edge.train.fit.config import TrainConfig
+from cxr_edge.train.fit.distribute import Replicas
+from cxr_edge.train.fit.loop import compile_model, fitted_model, phases
+from cxr_edge.train.fit.training import train
 
 
 def test_a_run_tells_what_it_was_made_of(run, phantoms):

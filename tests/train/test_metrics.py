@@ -4,13 +4,11 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from cxr_edge.train.calibrate import to_probability
-from cxr_edge.train.metrics import (
+from cxr_edge.common.statistics import calibration_error, equal_width_bins
+from cxr_edge.train.evaluation.metrics import (
     Cases,
     _weighted_decisions,
     _weighted_scores,
-    bin_index,
-    calibration_error,
     classification_report,
     confusion,
     decision_metrics,
@@ -20,6 +18,7 @@ from cxr_edge.train.metrics import (
     reliability,
     score_metrics,
 )
+from cxr_edge.train.fit.calibrate import to_probability
 
 
 def some_cases(count: int = 200, seed: int = 0) -> Cases:
@@ -37,7 +36,7 @@ def test_figures_are_those_of_scikit_learn():
     cases, threshold = some_cases(), 0.4
     decided = cases.probability >= threshold
     values = {name: e.value for name, e in (decision_metrics(cases, threshold, 10) | score_metrics(cases, 10)).items()}
-    for name, index in (("ece", bin_index), ("ece_equal_mass", rank_index)):
+    for name, index in (("ece", equal_width_bins), ("ece_equal_mass", rank_index)):
         expected = calibration_error(cases.labels, cases.probability, index(cases.probability))
         assert values.pop(name) == pytest.approx(expected)
     assert values == pytest.approx(
@@ -72,7 +71,7 @@ def test_each_resample_is_measured_as_scikit_learn_would():
         }
         assert {name: found[name][row] for name in expected} == pytest.approx(expected)
         repeated = np.repeat(np.arange(len(weight)), weight.astype(int))
-        for name, index in (("ece", bin_index), ("ece_equal_mass", rank_index)):
+        for name, index in (("ece", equal_width_bins), ("ece_equal_mass", rank_index)):
             bins = index(cases.probability)[repeated]
             expected = calibration_error(cases.labels[repeated], cases.probability[repeated], bins)
             assert found[name][row] == pytest.approx(expected)
@@ -81,7 +80,7 @@ def test_each_resample_is_measured_as_scikit_learn_would():
 def test_calibration_error_by_hand():
     labels, probability = np.array([0, 1, 1, 1]), np.array([0.2, 0.21, 0.9, 1.0])
     # Bins of 1/15: 0.2 and 0.21 share one, with mean 0.205 and half sick; 0.9 and 1.0 have bins of their own.
-    error = calibration_error(labels, probability, bin_index(probability))
+    error = calibration_error(labels, probability, equal_width_bins(probability))
     assert error == pytest.approx((2 * (0.5 - 0.205) + 0.1 + 0) / 4)
 
 
@@ -98,7 +97,9 @@ def test_reliability_counts_every_image_once():
     assert sum(each.images for each in bins) == len(cases.labels)
     assert all(each.low <= each.said < each.high for each in bins if each.images)
     gaps = sum(each.images * abs(each.said - each.found) for each in bins if each.images) / len(cases.labels)
-    assert gaps == pytest.approx(calibration_error(cases.labels, cases.probability, bin_index(cases.probability)))
+    assert gaps == pytest.approx(
+        calibration_error(cases.labels, cases.probability, equal_width_bins(cases.probability))
+    )
     alone = Cases(np.array([1]), np.array([9.0]), np.array([1.0]), np.array(["a"]))
     assert [each.images for each in reliability(alone)] == [0] * 14 + [1]
 

@@ -3,9 +3,9 @@ import pytest
 from support import SHARED, needs_shared
 
 from cxr_edge.runtime import DataError, UsageError
-from cxr_edge.train.fold import deployable
-from cxr_edge.train.geometry import heatmap_geometry
-from cxr_edge.train.models import ARCHITECTURES, build
+from cxr_edge.train.fit.fold import deployable
+from cxr_edge.train.fit.geometry import heatmap_geometry
+from cxr_edge.train.fit.models import ARCHITECTURES, build
 
 PIXELS = np.random.default_rng(0).integers(60, 190, (4, 224, 224, 1), dtype=np.uint8)
 WEIGHTS = SHARED / "weights" / "mobilenet_v2_imagenet_notop.weights.h5"

@@ -5,7 +5,7 @@ from support import SHARED, needs_shared
 
 from cxr_edge.runtime import load
 from cxr_edge.runtime.image import find_images
-from cxr_edge.train.novelty import DIRECTIONS, Novelty, fit_novelty
+from cxr_edge.train.fit.novelty import DIRECTIONS, Novelty, fit_novelty
 
 
 def test_only_what_the_directions_miss_counts():

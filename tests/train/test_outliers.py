@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from cxr_edge.runtime.dataset import read_dataset, read_pixels
-from cxr_edge.train.outliers import DRAWN, outliers
+from cxr_edge.common.dataset import read_dataset, read_pixels
+from cxr_edge.train.data.outliers import DRAWN, outliers
 
 
 @pytest.fixture(scope="module")

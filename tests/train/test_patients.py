@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cxr_edge.common.dataset import LabelledImage, read_dataset
 from cxr_edge.runtime import DataError
-from cxr_edge.runtime.dataset import LabelledImage, read_dataset
-from cxr_edge.train.patients import patient_of, positions, split_by_blocks
+from cxr_edge.train.data.patients import patient_of, positions, split_by_blocks
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cxr_edge.runtime.image import find_images, read_image
-from cxr_edge.train.phantom import draw, write_dataset
+from cxr_edge.train.data.phantom import draw, write_dataset
 
 
 def test_the_same_seed_draws_the_same():

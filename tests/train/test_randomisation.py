@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from cxr_edge.runtime.dataset import read_dataset, read_pixels
-from cxr_edge.train.models import build
-from cxr_edge.train.randomisation import DRAWS, PARTS, _steps, cascade, rank_correlations
-from cxr_edge.train.subject import open_subject
+from cxr_edge.common.dataset import read_dataset, read_pixels
+from cxr_edge.common.statistics import rank_correlations
+from cxr_edge.train.evaluation.randomisation import DRAWS, PARTS, _steps, cascade
+from cxr_edge.train.evaluation.subject import open_subject
+from cxr_edge.train.fit.models import build
 
 
 def test_heatmaps_of_a_network_that_forgets_are_others(run, phantoms):

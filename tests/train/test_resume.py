@@ -12,10 +12,11 @@ import pytest
 
 from cxr_edge.runtime import UsageError
 from cxr_edge.runtime.errors import CxrEdgeWarning
-from cxr_edge.train.distribute import Replicas
-from cxr_edge.train.fit import Part, TrainConfig, train
-from cxr_edge.train.loop import fit
-from cxr_edge.train.resume import STATE, TrainingState, prepare
+from cxr_edge.train.fit.config import Part, TrainConfig
+from cxr_edge.train.fit.distribute import Replicas
+from cxr_edge.train.fit.loop import fit
+from cxr_edge.train.fit.resume import STATE, TrainingState, prepare
+from cxr_edge.train.fit.training import train
 
 CONFIG = TrainConfig("cnn", "none", size=64, epochs=2, batch_size=8, learning_rate=3e-3, val_fraction=0.2)
 COMMAND = ["--arch", "cnn", "--weights", "none", "--size", "64", "--epochs", "2", "--batch-size", "8"]

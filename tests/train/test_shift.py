@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from cxr_edge.runtime.dataset import LabelledImage, read_dataset, read_pixels
+from cxr_edge.common.dataset import LabelledImage, read_dataset, read_pixels
 from cxr_edge.runtime.image import read_image
-from cxr_edge.train.calibrate import to_probability
-from cxr_edge.train.patients import patient_of
-from cxr_edge.train.shift import BLOCKS, PERTURBATIONS, Proxy, Shift, measure_shift, perturb, strata
+from cxr_edge.train.data.patients import patient_of
+from cxr_edge.train.data.perturbations import PERTURBATIONS, perturb
+from cxr_edge.train.evaluation.shift import BLOCKS, Proxy, Shift, measure_shift, strata
+from cxr_edge.train.fit.calibrate import to_probability
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,14 @@ import json
 import pytest
 
 from cxr_edge.runtime import MissingExtraError
-from cxr_edge.train.tracking import Tracking
+from cxr_edge.train.fit.tracking import Tracking
 
 
 @pytest.fixture(scope="module")
 def logged(phantoms, tmp_path_factory):
     """A run that was logged to TensorBoard and to MLflow; -> its folder."""
-    from cxr_edge.train.fit import TrainConfig, train
+    from cxr_edge.train.fit.config import TrainConfig
+    from cxr_edge.train.fit.training import train
 
     folder = tmp_path_factory.mktemp("tracked")
     with pytest.MonkeyPatch.context() as patch:
@@ -49,7 +50,7 @@ def test_tensorboard_has_every_epoch(logged):
 
 
 def test_a_missing_package_is_said_before_training(monkeypatch, tmp_path):
-    monkeypatch.setattr("cxr_edge.train.tracking.find_spec", lambda name: None)
+    monkeypatch.setattr("cxr_edge.train.fit.tracking.find_spec", lambda name: None)
     for asked in ({"mlflow": True}, {"tensorboard": tmp_path}):
         with pytest.raises(MissingExtraError, match=r"cxr-edge\[track\]"):
             Tracking(**asked)

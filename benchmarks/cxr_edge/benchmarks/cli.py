@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cxr_edge.common.backend import import_keras_quietly
 from cxr_edge.runtime.console import emit, output_format
 from cxr_edge.runtime.engines import ENGINES
 from cxr_edge.runtime.errors import EXIT_CHECK_FAILED, ImageError
 from cxr_edge.runtime.files import write_atomically
 from cxr_edge.runtime.image import find_images
 from cxr_edge.runtime.predictor import packaged_model
-from cxr_edge.runtime.quiet import import_keras_quietly
 
 if TYPE_CHECKING:
     from cxr_edge.benchmarks.regression import Check, Timings
@@ -108,7 +108,7 @@ def bench(
     from cxr_edge.benchmarks.regression import load_baseline, load_budget
     from cxr_edge.benchmarks.report import print_benchmark, print_checks
     from cxr_edge.benchmarks.suite import Options, benchmark
-    from cxr_edge.export.progress import stages, table_console
+    from cxr_edge.common.progress import stages, table_console
 
     baseline = load_baseline(baseline_file) if baseline_file else None
     budget = load_budget(budget_file) if budget_file else {}

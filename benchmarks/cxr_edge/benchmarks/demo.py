@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cxr_edge.runtime.dataset import CLASSES, SPLITS, LabelledImage, read_dataset
+from cxr_edge.common.backend import import_keras_quietly
+from cxr_edge.common.dataset import CLASSES, SPLITS, LabelledImage, read_dataset
 from cxr_edge.runtime.errors import DataError
 from cxr_edge.runtime.files import write_atomically
 from cxr_edge.runtime.gradcam import encode_picture
 from cxr_edge.runtime.predictor import Prediction, load
-from cxr_edge.runtime.quiet import import_keras_quietly
 
 if TYPE_CHECKING:
-    from cxr_edge.export.verify import Verification
+    from cxr_edge.export.verification.verify import Verification
 
 #: Drawn patients of each class; every third has two images.
 PATIENTS = 150
@@ -73,9 +73,9 @@ def demo(data: Path | None, output: Path, weights: str, epochs: int | None, pati
 
     from cxr_edge.benchmarks.report import print_benchmark
     from cxr_edge.benchmarks.report_page import write_page
-    from cxr_edge.export.progress import table_console
-    from cxr_edge.export.report import print_verification
-    from cxr_edge.train.fit import TrainConfig
+    from cxr_edge.common.progress import table_console
+    from cxr_edge.export.verification.report import print_verification
+    from cxr_edge.train.fit.config import TrainConfig
 
     say = Console(stderr=True)
     if data:
@@ -101,11 +101,11 @@ def demo(data: Path | None, output: Path, weights: str, epochs: int | None, pati
 def run_chain(data: Path, output: Path, config: Any, announce: Any) -> DemoResult:
     """Train, export, verify, explain and benchmark; everything lands below `output`."""
     from cxr_edge.benchmarks.suite import Options, benchmark
-    from cxr_edge.export.build import FILES, build_bundle
-    from cxr_edge.export.gates import DEFAULTS
-    from cxr_edge.export.progress import stages
-    from cxr_edge.export.verify import verify_bundle
-    from cxr_edge.train.fit import train
+    from cxr_edge.common.progress import stages
+    from cxr_edge.export.conversion.build import FILES, build_bundle
+    from cxr_edge.export.verification.gates import DEFAULTS
+    from cxr_edge.export.verification.verify import verify_bundle
+    from cxr_edge.train.fit.training import train
 
     run, bundle = output / "run", output / "bundle"
     announce("train")
@@ -127,8 +127,8 @@ def run_chain(data: Path, output: Path, config: Any, announce: Any) -> DemoResul
 
 def _draw(folder: Path, patients: int, seed: int) -> Path:
     """Draw the data set anew; only a folder that was drawn before is replaced."""
-    from cxr_edge.export.progress import stages
-    from cxr_edge.train.phantom import write_dataset
+    from cxr_edge.common.progress import stages
+    from cxr_edge.train.data.phantom import write_dataset
 
     marker = folder / "DRAWN"
     if folder.exists() and not marker.is_file():

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.export.run import Run
+from cxr_edge.common.run import Run
 
 #: Image file -> (probability, heatmap (h, w)).
 Peer = Callable[[Path], tuple[float, npt.NDArray[np.float32]]]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from cxr_edge.benchmarks.statistics import NEEDED, ratio_of_medians
 from cxr_edge.benchmarks.suite import SCHEMA_VERSION
-from cxr_edge.export.gates import read_limits
+from cxr_edge.common.limits import read_limits
 from cxr_edge.runtime.errors import UsageError
 
 Totals = Mapping[str, npt.NDArray[np.float64]]

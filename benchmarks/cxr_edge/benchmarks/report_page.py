@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cxr_edge.benchmarks.latency import STAGES
+from cxr_edge.common.pages import render_page
 from cxr_edge.runtime.files import write_atomically
 
 if TYPE_CHECKING:
@@ -14,13 +14,8 @@ if TYPE_CHECKING:
 
 
 def write_page(path: Path, result: DemoResult) -> None:
-    """Render the report; pictures are embedded, so that the page can be sent as it is."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("cxr_edge.benchmarks", "templates"), autoescape=True, undefined=StrictUndefined
-    )
-    environment.filters["embed"] = lambda png: "data:image/png;base64," + b64encode(png).decode()
+    """Write the page; pictures are embedded."""
     curves = (result.run / "curves.png").read_bytes()
-    page = environment.get_template("report.html.j2").render(result=result, curves=curves, stages=STAGES)
-    write_atomically(path, page)
+    write_atomically(
+        path, render_page("cxr_edge.benchmarks", "report.html.j2", result=result, curves=curves, stages=STAGES)
+    )

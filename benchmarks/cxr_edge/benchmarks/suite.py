@@ -19,8 +19,8 @@ from cxr_edge.benchmarks.heatmap_cost import heatmap_cost, without_heatmap
 from cxr_edge.benchmarks.latency import STAGES, WARM_UP, Latency, measure, open_files, sample
 from cxr_edge.benchmarks.process import cold_start
 from cxr_edge.benchmarks.statistics import median_ratio, percentiles
+from cxr_edge.common.dataset import LabelledImage, read_pixels
 from cxr_edge.runtime.bundle import Bundle
-from cxr_edge.runtime.dataset import LabelledImage, read_pixels
 from cxr_edge.runtime.predictor import Predictor
 
 SCHEMA_VERSION = 1

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cxr_edge.export.build import COMPANIONS, FILES
+from cxr_edge.common.backend import import_keras_quietly
+from cxr_edge.export.conversion.build import COMPANIONS, FILES
 from cxr_edge.runtime.bundle import MANIFEST, PRECISIONS, Bundle
 from cxr_edge.runtime.console import emit, output_format, table
 from cxr_edge.runtime.engines.tensorrt import PlanOptions, this_target
 from cxr_edge.runtime.errors import EXIT_CHECK_FAILED, MissingExtraError, UsageError
 from cxr_edge.runtime.files import write_atomically
-from cxr_edge.runtime.quiet import import_keras_quietly
 
 if TYPE_CHECKING:
-    from cxr_edge.export.verify import Verification
+    from cxr_edge.export.verification.verify import Verification
 
 FORMATS = ("onnx", "tflite", "tensorrt")
 
@@ -99,7 +99,7 @@ def export(
 
 
 def _build_plan(bundle: Bundle, data: Path | None, count: int, options: PlanOptions) -> None:
-    from cxr_edge.export.tensorrt import build_plan
+    from cxr_edge.export.conversion.tensorrt import build_plan
 
     this_target()  # say first what is missing here
     if data is None:
@@ -112,7 +112,7 @@ def _build_plan(bundle: Bundle, data: Path | None, count: int, options: PlanOpti
 
 def _check_overflow(bundle: Bundle, data: Path, count: int) -> None:
     """Print the largest activations; exit 1 if one does not fit into half precision."""
-    from cxr_edge.export.overflow import LARGEST, check_overflow
+    from cxr_edge.export.verification.overflow import LARGEST, check_overflow
 
     try:
         magnitudes = check_overflow(bundle, data, count)
@@ -130,7 +130,7 @@ def _export_files(run: Path, bundle: Path, calib: Path | None, names: Sequence[s
     import_keras_quietly()
     from rich.console import Console
 
-    from cxr_edge.export.build import build_bundle
+    from cxr_edge.export.conversion.build import build_bundle
 
     with Console(stderr=True).status("reading") as status:
         build_bundle(run, bundle, calib, names, calib_images, step=lambda name: status.update(f"writing {name}"))
@@ -177,13 +177,13 @@ def verify(
       cxr-edge verify bundle --data chest_xray --held-out
       cxr-edge verify bundle --data chest_xray --limit 300 --layers --report verify.html
     """
-    from cxr_edge.export.gates import load_gates
+    from cxr_edge.export.verification.gates import load_gates
 
     gates = load_gates(gates_file)
     import_keras_quietly()
-    from cxr_edge.export.progress import stages, table_console
-    from cxr_edge.export.report import print_verification
-    from cxr_edge.export.verify import verify_bundle
+    from cxr_edge.common.progress import stages, table_console
+    from cxr_edge.export.verification.report import print_verification
+    from cxr_edge.export.verification.verify import verify_bundle
 
     with stages() as progress:
         verification = verify_bundle(bundle, data, run, gates, limit, progress, layers, held_out)
@@ -197,9 +197,9 @@ def verify(
 
 
 def _write_reports(verification: Verification, page: Path | None, markdown: Path | None, junit: Path | None) -> None:
-    from cxr_edge.export import junit as junit_xml
-    from cxr_edge.export import report
-    from cxr_edge.export.page import write_page
+    from cxr_edge.export.verification import junit as junit_xml
+    from cxr_edge.export.verification import report
+    from cxr_edge.export.verification.page import write_page
 
     if page:
         write_page(page, verification)

@@ -7,20 +7,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from threading import Lock
 from typing import IO
-
-
-def import_keras_quietly() -> None:
-    """Import Keras and start its backend without their greetings; errors still show.
-
-    For the commands of the layers above; nothing in the runtime calls it.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with quiet_native_stderr():
-        keras = import_module("keras")
-        keras.ops.zeros(())  # the backend looks for its devices at the first operation
 
 
 @contextmanager

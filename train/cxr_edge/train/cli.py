@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cxr_edge.common.backend import import_keras_quietly
 from cxr_edge.runtime.console import emit, output_format, table
 from cxr_edge.runtime.errors import EXIT_CHECK_FAILED
 from cxr_edge.runtime.files import write_atomically
-from cxr_edge.runtime.quiet import import_keras_quietly, quiet_native_stderr
-from cxr_edge.train.distribute import STRATEGIES
+from cxr_edge.runtime.quiet import quiet_native_stderr
+from cxr_edge.train.fit.distribute import STRATEGIES
 
 if TYPE_CHECKING:
-    from cxr_edge.train.audit import Audit
+    from cxr_edge.train.data.audit import Audit
 
 ARCHITECTURES = ("mobilenetv2", "resnet50", "cnn")
 LOSSES = ("bce", "focal")
@@ -150,10 +151,10 @@ def train(
     \b
       cxr-edge export runs/first -o bundle --calib chest_xray
     """
-    from cxr_edge.train.distribute import connect
-    from cxr_edge.train.fit import TrainConfig
-    from cxr_edge.train.fit import train as run_training
-    from cxr_edge.train.tracking import Tracking
+    from cxr_edge.train.fit.config import TrainConfig
+    from cxr_edge.train.fit.distribute import connect
+    from cxr_edge.train.fit.tracking import Tracking
+    from cxr_edge.train.fit.training import train as run_training
 
     tracking = Tracking(tensorboard, track)
     with quiet_native_stderr():
@@ -206,10 +207,10 @@ def evaluate(
     """
     from rich.console import Console
 
-    from cxr_edge.train.evaluate import choose_images
-    from cxr_edge.train.evaluate import evaluate as measure
-    from cxr_edge.train.report import PAGE, check_target, heatmap_rows, rows, write_report
-    from cxr_edge.train.subject import open_subject
+    from cxr_edge.train.evaluation.evaluate import choose_images
+    from cxr_edge.train.evaluation.evaluate import evaluate as measure
+    from cxr_edge.train.evaluation.report import PAGE, check_target, heatmap_rows, rows, write_report
+    from cxr_edge.train.evaluation.subject import open_subject
 
     check_target(report)
     subject = open_subject(model)
@@ -250,8 +251,8 @@ def audit(data: Path, folder: Path, format: str) -> None:
     from rich.console import Console
     from rich.progress import track
 
-    from cxr_edge.train.audit import audit as run_audit
-    from cxr_edge.train.audit_page import write_page
+    from cxr_edge.train.data.audit import audit as run_audit
+    from cxr_edge.train.data.audit_page import write_page
 
     say = Console(stderr=True)
     result = run_audit(data, lambda images, total: track(images, "reading", total, console=say))

@@ -1,0 +1,1 @@
+"""Benchmarks of a bundle and its peers, and the demo."""

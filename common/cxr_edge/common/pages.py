@@ -1,0 +1,30 @@
+"""HTML reports as single files: every picture is embedded, so a page can be sent or archived as it is."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+
+
+def render_page(package: str, template: str, **content: object) -> str:
+    """Fill a template from the folder `templates` of a package.
+
+    A template may extend `base.html.j2` of this package. In it, `picture|embed` is a PNG or JPEG file (bytes) as a data
+    URI.
+    """
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(package, "templates"), PackageLoader("cxr_edge.common", "templates")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["embed"] = embed
+    return environment.get_template(template).render(content)
+
+
+def embed(picture: bytes) -> str:
+    """A PNG or JPEG file as a data URI."""
+    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64," + b64encode(picture).decode()

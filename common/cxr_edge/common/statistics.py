@@ -1,0 +1,68 @@
+"""Statistics that training and verification both report: AUC, calibration error, rank correlation of maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating[Any]]
+Labels = npt.NDArray[np.int64]
+
+#: Of the reliability diagram and the calibration error.
+BINS = 15
+
+
+def roc_auc(labels: Labels, score: Floats) -> float:
+    """Area under the ROC curve by ranks (Mann-Whitney); NaN where a class is absent.
+
+    Parameters
+    ----------
+    labels, score
+        (N,) int in {0, 1}, and (N,) float: higher for 1.
+    """
+    from scipy.stats import rankdata
+
+    positives = int(labels.sum())
+    negatives = len(labels) - positives
+    if not positives or not negatives:
+        return float("nan")
+    ranks = rankdata(score)[labels == 1].sum()
+    return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def equal_width_bins(probability: Floats) -> npt.NDArray[np.int64]:
+    """Which of `BINS` equal bins each probability in [0, 1] falls in: (N,) int in [0, BINS)."""
+    return np.minimum((probability * BINS).astype(np.int64), BINS - 1)
+
+
+def calibration_error(labels: Labels, probability: Floats, bins: npt.NDArray[np.int64] | None = None) -> float:
+    """Expected calibration error: mean over images of their bin's |mean probability - share of sick|.
+
+    Parameters
+    ----------
+    bins
+        (N,) int: the bin of each image; bins of equal width (Naeini et al. 2015) by default.
+    """
+    index = equal_width_bins(probability) if bins is None else bins
+    return float(weighted_calibration_error(labels, probability, index, np.ones((1, len(labels))))[0])
+
+
+def weighted_calibration_error(
+    labels: Labels, probability: Floats, bins: npt.NDArray[np.int64], weights: Floats
+) -> Floats:
+    """`calibration_error` for each of (R, N) sets of weights of the images: (R,)."""
+    gap = np.zeros((len(labels), BINS))
+    gap[np.arange(len(labels)), bins] = probability - labels
+    return np.asarray(np.abs(weights @ gap).sum(axis=1) / weights.sum(axis=1))
+
+
+def rank_correlations(maps: Floats, others: Floats) -> Floats:
+    """Spearman's rho of two maps over their cells: (N, h, w) twice -> (N,) in [-1, 1], NaN where one is flat."""
+    from scipy.stats import rankdata
+
+    ranks = [rankdata(each.reshape(len(each), -1), axis=1) for each in (maps, others)]
+    first, second = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)
+    norm = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
+    return np.divide((first * second).sum(axis=1), norm, out=np.full(len(norm), np.nan), where=norm > 0)

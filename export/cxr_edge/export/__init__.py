@@ -1,0 +1,1 @@
+"""Export: from a run folder to a bundle of model files, and the proof that they decide alike."""

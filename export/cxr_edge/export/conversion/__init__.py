@@ -1,0 +1,1 @@
+"""Conversion of a trained network to ONNX, TFLite and TensorRT files."""

@@ -1,0 +1,1 @@
+"""Verification of each exported file against the trained network."""

@@ -1,0 +1,100 @@
+"""How near the activations of a network come to the ends of half precision, on real images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.common.dataset import evenly, read_dataset, read_pixels
+from cxr_edge.runtime.bundle import Bundle
+from cxr_edge.runtime.errors import EngineError, MissingExtraError
+
+#: Largest finite value of half precision (IEEE 754-2019, binary16), and its smallest that keeps all 11 digits.
+LARGEST, SMALLEST_NORMAL = 65504.0, 2.0**-14
+#: Images that were not looked at may give larger activations: by this factor at most, we assume.
+MARGIN = 4.0
+
+
+@dataclass(frozen=True)
+class Magnitude:
+    """The largest absolute value of one tensor over all images, and the operator that computes it."""
+
+    tensor: str
+    operator: str
+    largest: float
+
+    @property
+    def overflows(self) -> bool:
+        """Whether it comes within the margin of what half precision can hold (or is not finite at all)."""
+        return not self.largest * MARGIN <= LARGEST
+
+    @property
+    def vanishes(self) -> bool:
+        """Whether all of it is so small that half precision drops digits."""
+        return 0 < self.largest < SMALLEST_NORMAL
+
+
+def check_overflow(bundle: Bundle, data: Path, count: int) -> list[Magnitude]:
+    """Magnitudes of a bundle's fp32 ONNX file on `count` radiographs of a data set, spread evenly over it.
+
+    Raises
+    ------
+    EngineError
+        If the bundle has no fp32 ONNX file.
+    DataError, MissingExtraError
+        If the data set cannot be used, or onnx or ONNX Runtime is not installed.
+    """
+    source = bundle.find("onnx", "fp32")
+    if source is None:
+        raise EngineError(f"{bundle.folder}: has no fp32 ONNX file to look into; export with --format onnx")
+    feed = bundle.manifest.input
+    pixels = read_pixels(evenly(read_dataset(data, ("train", "val")), count), feed.height, feed.width)
+    return activation_magnitudes(bundle.check(source), pixels)
+
+
+def activation_magnitudes(onnx_file: Path, images: Iterable[npt.NDArray[np.uint8]]) -> list[Magnitude]:
+    """Run an fp32 ONNX file with every intermediate tensor as an output, through ONNX Runtime without fusing.
+
+    Parameters
+    ----------
+    onnx_file
+        With one input.
+    images
+        Each (height, width, 1) uint8 in [0, 255]; run one by one, because all activations are held at once.
+
+    Returns
+    -------
+    list[Magnitude]
+        Of every float tensor, largest first.
+
+    Raises
+    ------
+    MissingExtraError
+        If onnx or ONNX Runtime is not installed.
+    """
+    try:
+        import onnx
+        import onnxruntime as ort
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("export", error.name) from error
+
+    model = onnx.load(onnx_file)
+    operators = {name: node.op_type for node in model.graph.node for name in node.output if name}
+    given = {value.name for value in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in operators if name not in given)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_outputs() if value.type == "tensor(float)"]
+    largest = np.zeros(len(names))
+    for image in images:
+        found = session.run(names, {session.get_inputs()[0].name: image[np.newaxis]})
+        # The larger of two, one of which is not a number, is not a number: it must not be lost.
+        largest = np.maximum(largest, [np.abs(values).max(initial=0) for values in found])
+    ordered = np.argsort(-largest)
+    return [Magnitude(names[i], operators[names[i]], float(largest[i])) for i in ordered]

@@ -1,0 +1,206 @@
+"""Does an exported file decide as the trained network does? Measured on whole data sets, from the image file on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.common.dataset import LabelledImage
+from cxr_edge.common.statistics import Floats, Labels, calibration_error, rank_correlations, roc_auc
+from cxr_edge.export.verification.paired import brier, delong, mcnemar
+from cxr_edge.runtime.bundle import Manifest, ModelFile
+from cxr_edge.runtime.engines import Outputs
+from cxr_edge.runtime.engines.base import OUTPUTS
+from cxr_edge.runtime.errors import DataError, ImageError
+from cxr_edge.runtime.predictor import Predictor
+
+RESAMPLES = 1000
+TOP_SHARE = 0.2
+#: Heatmaps whose peak contributes less than this to the logit say "nothing here"; two of them agree.
+EMPTY_LOGIT = 1e-3
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How one file differs from the trained network on N labelled images.
+
+    Attributes
+    ----------
+    logit_max
+        Largest |Δlogit|; like the figures of novelty and heatmap below, None if the file does not give it.
+    probability_max, probability_p99
+        Largest and 99th percentile of |Δprobability|.
+    flips, mcnemar_p
+        Operating point -> number of images decided otherwise; p-value that both are wrong equally often.
+    auc, auc_delta, auc_interval, delong_p
+        Of the file, and minus the network's, by logit, because probabilities near 1 tie in float32; 95 % interval of a
+        paired percentile bootstrap over images; p-value that both AUCs are equal.
+    sensitivity_delta, specificity_delta
+        At the default operating point, file minus network.
+    ece, ece_delta, brier, brier_delta
+        Expected calibration error and Brier score of the file, and minus the network's; less is better.
+    calibration_images
+        Radiographs that set the int8 ranges of the bundle.
+    novelty_flips
+        Images that count as in distribution by one and not by the other.
+    heatmap_rank_correlation
+        Median over images of Spearman's rho of the heatmap's cells.
+    heatmap_iou
+        Median over images of the overlap (intersection over union) of the 20 % hottest cells.
+    """
+
+    file: ModelFile
+    backend: str
+    images: int
+    logit_max: float | None
+    probability_max: float
+    probability_p99: float
+    flips: dict[str, int]
+    mcnemar_p: dict[str, float]
+    auc: float
+    auc_delta: float
+    auc_interval: tuple[float, float]
+    delong_p: float
+    sensitivity_delta: float
+    specificity_delta: float
+    ece: float
+    ece_delta: float
+    brier: float
+    brier_delta: float
+    novelty_flips: int | None
+    heatmap_rank_correlation: float | None
+    heatmap_iou: float | None
+    calibration_images: int
+
+    @property
+    def flip_rate(self) -> float:
+        """Share of images decided otherwise, at the worst operating point."""
+        return max(self.flips.values()) / self.images
+
+
+def run_file(predictor: Predictor, images: Sequence[LabelledImage], tick: Callable[[], None]) -> Outputs:
+    """Run a file in its engine over image files, the runtime's whole way; `tick` is called for each image."""
+    predictions = []
+    for result in predictor.predict_many(image.path for image in images):
+        if isinstance(result, ImageError):
+            raise DataError(f"an image cannot be read; repair or remove it: {result}")
+        predictions.append(result)
+        tick()
+    return Outputs(
+        np.array([p.probability for p in predictions], np.float32),
+        np.array([p.logit for p in predictions], np.float32),
+        np.stack([p.heatmap for p in predictions]),
+        np.array([p.novelty for p in predictions], np.float32),
+    )
+
+
+def compare(
+    file: ModelFile,
+    backend: str,
+    outputs: Outputs,
+    reference: Outputs,
+    labels: Labels,
+    manifest: Manifest,
+    given: Collection[str] = OUTPUTS,
+) -> Parity:
+    """Measure a file's outputs, as far as it gives them, against the reference's, image by image."""
+    points = manifest.operating_points
+    change = np.abs(outputs.probability - reference.probability)
+    area = roc_auc(labels, outputs.logit)
+    ece, squared = calibration_error(labels, outputs.probability), brier(labels, outputs.probability)
+    threshold = points[0].threshold
+    sick, healthy = labels == 1, labels == 0
+    decided, expected = outputs.probability >= threshold, reference.probability >= threshold
+    return Parity(
+        file=file,
+        backend=backend,
+        images=len(labels),
+        logit_max=_largest(np.abs(outputs.logit - reference.logit)) if "logit" in given else None,
+        probability_max=_largest(change),
+        probability_p99=float(np.quantile(change, 0.99)),
+        flips={point.name: count_flips(outputs, reference, point.threshold) for point in points},
+        mcnemar_p={
+            p.name: mcnemar(labels, outputs.probability >= p.threshold, reference.probability >= p.threshold)
+            for p in points
+        },
+        auc=area,
+        auc_delta=area - roc_auc(labels, reference.logit),
+        auc_interval=auc_delta_interval(labels, outputs.logit, reference.logit),
+        delong_p=delong(labels, outputs.logit, reference.logit),
+        sensitivity_delta=float(decided[sick].mean() - expected[sick].mean()),
+        specificity_delta=float(expected[healthy].mean() - decided[healthy].mean()),
+        ece=ece,
+        ece_delta=ece - calibration_error(labels, reference.probability),
+        brier=squared,
+        brier_delta=squared - brier(labels, reference.probability),
+        novelty_flips=_novelty_flips(outputs, reference, manifest.novelty_threshold) if "novelty" in given else None,
+        heatmap_rank_correlation=_median_agreement(rank_correlation, outputs, reference, given),
+        heatmap_iou=_median_agreement(top_overlap, outputs, reference, given),
+        calibration_images=manifest.calibration.get("images", 0),
+    )
+
+
+def count_flips(outputs: Outputs, reference: Outputs, threshold: float) -> int:
+    """Images that lie on the other side of a threshold; NaN counts, as it decides for neither."""
+    decided = outputs.probability >= threshold
+    return int(np.sum((decided != (reference.probability >= threshold)) | np.isnan(outputs.probability)))
+
+
+def _novelty_flips(outputs: Outputs, reference: Outputs, threshold: float) -> int:
+    return int(np.sum((outputs.novelty <= threshold) != (reference.novelty <= threshold)))
+
+
+def _median_agreement(
+    agreement: Callable[[Floats, Floats], Floats], outputs: Outputs, reference: Outputs, given: Collection[str]
+) -> float | None:
+    return float(np.median(agreement(outputs.heatmap, reference.heatmap))) if "heatmap" in given else None
+
+
+def auc_delta_interval(labels: Labels, score: Floats, reference: Floats) -> tuple[float, float]:
+    """95 % interval of the difference of two AUCs on the same images: paired percentile bootstrap (Efron 1979)."""
+    random = np.random.default_rng(0)
+    deltas = []
+    for _ in range(RESAMPLES):
+        rows = random.integers(0, len(labels), len(labels))
+        deltas.append(roc_auc(labels[rows], score[rows]) - roc_auc(labels[rows], reference[rows]))
+    low, high = np.nanquantile(deltas, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def rank_correlation(maps: Floats, reference: Floats) -> Floats:
+    """Spearman's rho of each pair of heatmaps: (N, h, w) twice -> (N,) in [-1, 1].
+
+    Two empty maps agree (1). An empty or flat map and another one do not (0).
+    """
+    correlation = np.nan_to_num(rank_correlations(maps, reference))
+    return np.where(_both_empty(maps, reference), 1.0, correlation)
+
+
+def top_overlap(maps: Floats, reference: Floats) -> Floats:
+    """Intersection over union of the hottest fifth of the cells: (N, h, w) twice -> (N,) in [0, 1]."""
+    flat, other = (m.reshape(len(m), -1) for m in (maps, reference))
+    count = max(1, round(TOP_SHARE * flat.shape[1]))
+    hottest, expected = (_hottest(m, count) for m in (flat, other))
+    overlap = (hottest & expected).sum(axis=1) / np.maximum((hottest | expected).sum(axis=1), 1)
+    return np.where(_both_empty(maps, reference), 1.0, overlap)
+
+
+def _hottest(flat: Floats, count: int) -> npt.NDArray[np.bool_]:
+    """Mask of the `count` largest cells of each row; cells of value 0 never count."""
+    mask = np.zeros(flat.shape, bool)
+    np.put_along_axis(mask, np.argsort(-flat, axis=1, kind="stable")[:, :count], True, axis=1)
+    return mask & (flat > 0)
+
+
+def _both_empty(maps: Floats, reference: Floats) -> npt.NDArray[np.bool_]:
+    peaks: Iterable[Floats] = (m.reshape(len(m), -1).max(axis=1) for m in (maps, reference))
+    first, second = peaks
+    return np.asarray((first < EMPTY_LOGIT) & (second < EMPTY_LOGIT))
+
+
+def _largest(values: Floats) -> float:
+    """Maximum in which NaN counts as infinitely wrong."""
+    return float(np.nan_to_num(values, nan=np.inf).max())

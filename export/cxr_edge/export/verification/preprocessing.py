@@ -1,0 +1,96 @@
+"""Preprocessing parity: what changes for the trained network when another library decodes and resizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.common.dataset import LabelledImage
+from cxr_edge.runtime.bundle import OperatingPoint
+from cxr_edge.runtime.engines import Outputs
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class PreprocessingParity:
+    """Our decoding and resizing against another loader's, and what the trained network makes of the difference.
+
+    Attributes
+    ----------
+    pixel_max, pixel_mean
+        Largest and mean difference of pixels in [0, 255].
+    probability_max, flips
+        Largest |Δprobability|, and decisions that differ at the default operating point.
+    """
+
+    loader: str
+    images: int
+    pixel_max: int
+    pixel_mean: float
+    probability_max: float
+    flips: int
+
+
+def compare_loaders(
+    images: Sequence[LabelledImage],
+    pixels: Pixels,
+    ours: Outputs,
+    network: Callable[[Pixels], Outputs],
+    point: OperatingPoint,
+) -> list[PreprocessingParity]:
+    """Feed the trained network with the same image files by each of `LOADERS`.
+
+    Parameters
+    ----------
+    pixels, ours
+        (N, H, W, 1) uint8 as we read the images, and what the network says of them.
+    """
+    height, width = pixels.shape[1:3]
+    results = []
+    for name, load in LOADERS.items():
+        theirs = np.stack([load(image.path, height, width) for image in images])
+        difference = np.abs(theirs.astype(int) - pixels.astype(int))
+        change = network(theirs).probability
+        results.append(
+            PreprocessingParity(
+                loader=name,
+                images=len(images),
+                pixel_max=int(difference.max()),
+                pixel_mean=float(difference.mean()),
+                probability_max=float(np.abs(change - ours.probability).max()),
+                flips=int(np.sum((change >= point.threshold) != (ours.probability >= point.threshold))),
+            )
+        )
+    return results
+
+
+def _pillow(path: Path, height: int, width: int) -> Pixels:
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as image:
+        gray = ImageOps.exif_transpose(image).convert("L")
+        if gray.size != (width, height):
+            gray = gray.resize((width, height), Image.Resampling.BOX)
+        return np.asarray(gray, np.uint8)[:, :, np.newaxis]
+
+
+def _keras(path: Path, height: int, width: int, interpolation: str) -> Pixels:
+    import keras
+
+    size = (height, width)
+    image = keras.utils.load_img(path, color_mode="grayscale", target_size=size, interpolation=interpolation)
+    return np.asarray(image, np.uint8)[:, :, np.newaxis]
+
+
+#: What others would read an image with. Keras' `load_img` takes the nearest pixel unless told otherwise; its data sets
+#: interpolate bilinearly.
+LOADERS: dict[str, Callable[[Path, int, int], Pixels]] = {
+    "Pillow, box filter": _pillow,
+    "Keras load_img, nearest (its default)": lambda path, h, w: _keras(path, h, w, "nearest"),
+    "Keras load_img, bilinear": lambda path, h, w: _keras(path, h, w, "bilinear"),
+}

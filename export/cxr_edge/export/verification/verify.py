@@ -1,0 +1,272 @@
+"""Every file of a bundle, run by its real engine, held against the trained network."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.common.dataset import LabelledImage, evenly, fingerprint, read_dataset, read_pixels
+from cxr_edge.common.run import Reference, Run
+from cxr_edge.export.conversion.mediapipe import MEDIAPIPE, ClassifierEngine
+from cxr_edge.export.verification.flips import Flip, find_flips
+from cxr_edge.export.verification.gates import Check, Gate, check
+from cxr_edge.export.verification.layers import IMAGES, LayerReport, measure_layers
+from cxr_edge.export.verification.parity import Parity, compare, run_file
+from cxr_edge.export.verification.precision import check_precision
+from cxr_edge.export.verification.preprocessing import PreprocessingParity, compare_loaders
+from cxr_edge.export.verification.taps import KerasTap, Tap, open_tap
+from cxr_edge.runtime.bundle import Bundle, Manifest, ModelFile
+from cxr_edge.runtime.engines import Engine, Outputs, open_engine
+from cxr_edge.runtime.engines.base import OUTPUTS
+from cxr_edge.runtime.errors import CxrEdgeError, DataError, IntegrityError, UsageError
+from cxr_edge.runtime.files import write_atomically
+from cxr_edge.runtime.predictor import Predictor
+
+SCHEMA_VERSION = 1
+#: Images on which our decoder and resizing are compared with others'.
+PREPROCESSING_IMAGES = 200
+#: Told what is being done, and how many of how many images are.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """One file's verdict: what was measured and held, or why it could not be run.
+
+    Attributes
+    ----------
+    outputs, flips
+        What it said of every image, and what it decided otherwise; empty if it could not be run.
+    layers
+        Where it leaves its reference, if that was asked for.
+    """
+
+    file: ModelFile
+    parity: Parity | None
+    checks: Sequence[Check]
+    error: str | None = None
+    outputs: Outputs | None = None
+    flips: Sequence[Flip] = ()
+    layers: LayerReport | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether it ran and every limit held."""
+        return self.error is None and all(c.passed for c in self.checks)
+
+    @property
+    def failures(self) -> list[str]:
+        """Why it did not pass."""
+        return [self.error] if self.error else [str(c) for c in self.checks if not c.passed]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The verdict on a bundle, and the images and the reference that it was found on."""
+
+    manifest: Manifest
+    data_fingerprint: str
+    samples: Sequence[LabelledImage]
+    reference: Outputs
+    files: Sequence[FileResult]
+    preprocessing: Sequence[PreprocessingParity]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every file passed."""
+        return all(result.passed for result in self.files)
+
+    @property
+    def images(self) -> int:
+        """On how many images."""
+        return len(self.samples)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `parity.json`."""
+        return _finite(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "passed": self.passed,
+                "images": self.images,
+                "data_fingerprint": self.data_fingerprint,
+                "files": [self._row(result) for result in self.files],
+                "preprocessing": [asdict(parity) for parity in self.preprocessing],
+            }
+        )
+
+    def _row(self, result: FileResult) -> dict[str, Any]:
+        row = asdict(result.file) | {"passed": result.passed, "error": result.error}
+        row["checks"] = [asdict(c) for c in result.checks]
+        if result.parity:
+            row |= {key: value for key, value in asdict(result.parity).items() if key != "file"}
+            row["flipped"] = [{"image": self.samples[f.row].key} | asdict(f) for f in result.flips]
+        if result.layers:
+            first = result.layers.first_to_leave
+            row["layers"] = {"first_to_leave": first.name if first else None} | asdict(result.layers)
+        return row
+
+
+def verify_bundle(
+    path: Path,
+    data: Path,
+    run_folder: Path | None,
+    gates: Mapping[str, Gate],
+    limit: int | None,
+    progress: Progress,
+    layers: bool = False,
+    held_out: bool = False,
+) -> Verification:
+    """Run every file of a bundle over a data set and compare it with the trained network; writes `parity.json`.
+
+    Parameters
+    ----------
+    run_folder
+        Of the trained network; by default where the bundle was exported from.
+    limit
+        Take this many images, evenly over the data set, instead of all.
+    layers
+        Also measure the error of every tensor, on some of the images.
+    held_out
+        Take only patients that the run held out of training; int8 ranges are never set on them.
+
+    Raises
+    ------
+    BundleError, DataError, UsageError
+        If bundle, run or data cannot be used at all. A file that cannot be run fails instead.
+    """
+    bundle = Bundle.open(path)
+    run = _trained_run(bundle, run_folder)
+    trained = _Trained(run, bundle, _chosen(read_dataset(data), run, held_out, limit), progress)
+    results = [
+        _verify_file(bundle, file, trained, gates[file.precision], layers, progress)
+        for file in (*bundle.manifest.files, *bundle.manifest.companions)
+    ]
+    if gradient := bundle.manifest.gradient:
+        try:
+            bundle.check(gradient)  # it decides nothing, and must be what the manifest vouches for all the same
+        except IntegrityError as error:
+            results.append(_unusable(gradient, error))
+    images, outputs = trained.images, trained.outputs
+    verification = Verification(
+        bundle.manifest, fingerprint(images), images, outputs, results, trained.preprocessing(progress)
+    )
+    write_atomically(path / "parity.json", json.dumps(verification.to_dict(), indent=2, allow_nan=False) + "\n")
+    return verification
+
+
+def _verify_file(
+    bundle: Bundle, file: ModelFile, trained: _Trained, gate: Gate, layers: bool, progress: Progress
+) -> FileResult:
+    done = 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        progress(file.path, done, len(trained.images))
+
+    try:
+        predictor = _open(bundle, file)
+        check_precision(bundle.folder / file.path, file)
+        outputs = run_file(predictor, trained.images, tick)
+    except CxrEdgeError as error:  # changed content, an absent engine, a backend that ran elsewhere
+        return _unusable(file, error)
+    engine = predictor.engine
+    given = engine.given if isinstance(engine, ClassifierEngine) else OUTPUTS
+    parity = compare(file, engine.backend, outputs, trained.outputs, trained.labels, bundle.manifest, given)
+    flips = find_flips(outputs, trained.outputs, bundle.manifest.operating_points)
+    report = _layers(bundle, file, trained, progress) if layers and given == OUTPUTS else None
+    return FileResult(file, parity, check(parity, gate), None, outputs, flips, report)
+
+
+def _open(bundle: Bundle, file: ModelFile) -> Predictor:
+    """Load a file by name, those for other clients too."""
+    threads = os.cpu_count() or 1
+    if file.path == MEDIAPIPE:
+        engine: Engine = ClassifierEngine(bundle.check(file), bundle.manifest.input, threads)
+    else:
+        engine = open_engine(bundle, file, threads)
+    return Predictor(bundle, file, engine, bundle.manifest.operating_points[0], threads)
+
+
+def _layers(bundle: Bundle, file: ModelFile, trained: _Trained, progress: Progress) -> LayerReport | None:
+    """A file against the bundle's fp32 file of the same format, which names its tensors alike; else against Keras."""
+    if (tap := open_tap(bundle.folder / file.path)) is None:
+        return None
+    progress(f"{file.path}, layer by layer", 0, 1)
+    exact = bundle.find(file.engine, "fp32")
+    reference: Tap | None = None
+    if exact and exact != file:
+        reference = open_tap(bundle.check(exact))
+    name = exact.path if exact and reference else "trained network (Keras)"
+    pixels = trained.pixels[evenly(range(len(trained.images)), IMAGES)]
+    report = measure_layers(tap, reference or KerasTap(trained.network), pixels, file.precision, name)
+    progress(f"{file.path}, layer by layer", 1, 1)
+    return report
+
+
+class _Trained:
+    """The trained network over the images, from their files on."""
+
+    def __init__(self, run: Run, bundle: Bundle, images: Sequence[LabelledImage], progress: Progress) -> None:
+        self.network = run.network()
+        self.images = images
+        self.labels: npt.NDArray[np.int64] = np.array([image.label for image in images], np.int64)
+        self.pixels = read_pixels(images, bundle.manifest.input.height, bundle.manifest.input.width)
+        self._reference = Reference(self.network, run.temperature, run.novelty)
+        self._point = bundle.manifest.operating_points[0]
+        self.outputs = self._reference.run(
+            self.pixels, lambda done: progress("trained network (Keras)", done, len(images))
+        )
+
+    def preprocessing(self, progress: Progress) -> list[PreprocessingParity]:
+        """What changes when others decode and resize instead of us."""
+        rows = np.array(evenly(range(len(self.images)), PREPROCESSING_IMAGES))
+        images = [self.images[row] for row in rows]
+        results = compare_loaders(images, self.pixels[rows], self.outputs.take(rows), self._reference.run, self._point)
+        progress("preprocessing", len(rows), len(rows))
+        return results
+
+
+def _trained_run(bundle: Bundle, run_folder: Path | None) -> Run:
+    """The run that the bundle was exported from, known by the hash of its network."""
+    training = bundle.manifest.training
+    folder = run_folder or (bundle.folder / training["run"] if "run" in training else None)
+    if folder is None or not folder.is_dir():
+        raise UsageError(f"{bundle.folder}: the run it was exported from is not at {folder}; name it with --run")
+    run = Run.open(folder)
+    if run.record["model_sha256"] != training.get("model_sha256"):
+        raise IntegrityError(f"{folder}: is not the run that {bundle.folder} was exported from; name that with --run")
+    return run
+
+
+def _chosen(images: list[LabelledImage], run: Run, held_out: bool, limit: int | None) -> list[LabelledImage]:
+    if held_out:
+        images = [image for image in images if image.key in run.held_out]
+        if {image.label for image in images} != {0, 1}:
+            raise DataError(
+                "the data set lacks images of a class that the run held out; name the one that it was trained on"
+            )
+    return evenly(images, limit or len(images))
+
+
+def _unusable(file: ModelFile, error: CxrEdgeError) -> FileResult:
+    return FileResult(file, None, (), f"{type(error).__name__}: {error}")
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows neither NaN nor infinity: null."""
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,1 @@
+"""Training: from radiographs to a run folder, and its evaluation."""

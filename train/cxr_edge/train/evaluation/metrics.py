@@ -1,0 +1,271 @@
+"""How well a classifier does on labelled images, each figure with an interval that respects patients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.common.dataset import CLASSES
+from cxr_edge.common.statistics import (
+    BINS,
+    Floats,
+    Labels,
+    calibration_error,
+    equal_width_bins,
+    roc_auc,
+    weighted_calibration_error,
+)
+
+Weights = npt.NDArray[np.float64]
+
+RESAMPLES = 1000
+LEVEL = 0.95
+#: Resamples that are computed at once; bounds the memory that the weights take.
+_CHUNK = 100
+
+
+@dataclass(frozen=True)
+class Cases:
+    """What a network says of N labelled images.
+
+    Attributes
+    ----------
+    labels
+        (N,) int: 0 normal, 1 pneumonia.
+    logit
+        (N,) float. Ranks are taken from it, because probabilities near 1 tie in float32.
+    probability
+        (N,) float in [0, 1], after temperature scaling.
+    patients
+        (N,) str: whose image it is.
+    """
+
+    labels: Labels
+    logit: Floats
+    probability: Floats
+    patients: npt.NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its percentile interval; None where it is not defined, as precision is where nothing is positive."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Decisions at a threshold, counted by truth; positive is pneumonia."""
+
+    true_negative: int
+    false_positive: int
+    false_negative: int
+    true_positive: int
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """The images whose probability lies in [`low`, `high`), the last bin with 1.
+
+    Attributes
+    ----------
+    images
+        How many; 0 leaves `said` and `found` None.
+    said, found
+        Mean probability, and share of pneumonia.
+    """
+
+    low: float
+    high: float
+    images: int
+    said: float | None
+    found: float | None
+
+
+def confusion(cases: Cases, threshold: float) -> Confusion:
+    """Count right and wrong decisions."""
+    from sklearn.metrics import confusion_matrix
+
+    matrix = confusion_matrix(cases.labels, cases.probability >= threshold, labels=(0, 1))
+    return Confusion(*(int(count) for count in matrix.ravel()))
+
+
+def score_metrics(cases: Cases, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Estimate]:
+    """What needs no threshold: `roc_auc`, `pr_auc` (average precision), `brier` (Brier 1950), `ece`, `ece_equal_mass`.
+
+    Both classes must be among the labels. Intervals as in `decision_metrics`.
+    """
+    from sklearn.metrics import average_precision_score, brier_score_loss
+
+    labels, probability = cases.labels, cases.probability
+    values = {
+        "roc_auc": roc_auc(labels, cases.logit),
+        "pr_auc": float(average_precision_score(labels, cases.logit)),
+        "brier": float(brier_score_loss(labels, probability)),
+        "ece": calibration_error(labels, probability),
+        "ece_equal_mass": calibration_error(labels, probability, rank_index(probability)),
+    }
+    return _estimates(values, lambda weights: _weighted_scores(cases, weights), cases.patients, resamples, seed)
+
+
+def decision_metrics(cases: Cases, threshold: float, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Estimate]:
+    """`accuracy`, `precision`, `sensitivity`, `specificity` and `f1` of saying pneumonia where probability ≥ threshold.
+
+    Intervals are 95 % percentiles of a bootstrap over patients (Efron 1979; clusters as in Field and Welsh 2007): the
+    images of one patient resemble each other, and a bootstrap over images would count each as new evidence.
+    """
+    labels, decided = cases.labels, (cases.probability >= threshold).astype(np.int64)
+    return _estimates_of(lambda weights: _weighted_decisions(labels, decided, weights), cases.patients, resamples, seed)
+
+
+def classification_report(
+    cases: Cases, threshold: float, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, dict[str, Estimate]]:
+    """`precision`, `recall` and `f1` of each class, and their mean over the classes as `macro average`.
+
+    Intervals as in `decision_metrics`.
+    """
+    labels, decided = cases.labels, (cases.probability >= threshold).astype(np.int64)
+
+    def normal(weights: Weights) -> dict[str, Floats]:
+        return _class_figures(1 - labels, 1 - decided, weights)
+
+    def pneumonia(weights: Weights) -> dict[str, Floats]:
+        return _class_figures(labels, decided, weights)
+
+    def macro(weights: Weights) -> dict[str, Floats]:
+        one, other = normal(weights), pneumonia(weights)
+        return {name: (one[name] + other[name]) / 2 for name in one}
+
+    rows = {CLASSES[0]: normal, CLASSES[1]: pneumonia, "macro average": macro}
+    return {row: _estimates_of(weighted, cases.patients, resamples, seed) for row, weighted in rows.items()}
+
+
+def mean_over_images(
+    values: Floats, patients: npt.NDArray[np.str_], resamples: int = RESAMPLES, seed: int = 0
+) -> Estimate:
+    """Mean of (N,) values, one an image; interval as in `decision_metrics`. Not defined where N is 0."""
+    if not len(values):
+        return Estimate(None, None, None)
+    means = _estimates_of(lambda w: {"mean": w @ values / w.sum(axis=1)}, patients, resamples, seed)
+    return means["mean"]
+
+
+def rank_index(probability: Floats) -> npt.NDArray[np.int64]:
+    """Which of `BINS` bins of as many images each falls in, by rank: (N,) int in [0, BINS).
+
+    Its calibration error depends less on a few images between the extremes (Nguyen and O'Connor 2015).
+    """
+    ranks = np.argsort(np.argsort(probability, kind="stable"), kind="stable")
+    return ranks * BINS // len(ranks)
+
+
+def reliability(cases: Cases) -> list[ReliabilityBin]:
+    """The `BINS` bins of equal width of the reliability diagram, ascending."""
+    index = equal_width_bins(cases.probability)
+    bins = []
+    for number in range(BINS):
+        inside = index == number
+        said, found = (float(v[inside].mean()) if inside.any() else None for v in (cases.probability, cases.labels))
+        bins.append(ReliabilityBin(number / BINS, (number + 1) / BINS, int(inside.sum()), said, found))
+    return bins
+
+
+def patient_weights(patients: npt.NDArray[np.str_], resamples: int, seed: int) -> Iterator[Weights]:
+    """How often each image is in each resample of patients.
+
+    Yields
+    ------
+    (R, N) float64 ≥ 0, a part of the resamples each time; the images of a patient have one weight.
+    """
+    names, patient_of_image = np.unique(patients, return_inverse=True)
+    random = np.random.default_rng(seed)
+    equal = np.full(len(names), 1 / len(names))
+    for start in range(0, resamples, _CHUNK):
+        counts = random.multinomial(len(names), equal, size=min(_CHUNK, resamples - start))
+        yield counts[:, patient_of_image].astype(np.float64)
+
+
+def _estimates(
+    values: Mapping[str, float],
+    weighted: Callable[[Weights], Mapping[str, Floats]],
+    patients: npt.NDArray[np.str_],
+    resamples: int,
+    seed: int,
+) -> dict[str, Estimate]:
+    """Give each value the interval of its weighted form over the resamples."""
+    with np.errstate(invalid="ignore", divide="ignore"):  # a resample may lack a class; it is left out
+        parts = [weighted(weights) for weights in patient_weights(patients, resamples, seed)]
+    return {name: _estimate(value, np.concatenate([part[name] for part in parts])) for name, value in values.items()}
+
+
+def _estimates_of(
+    weighted: Callable[[Weights], Mapping[str, Floats]], patients: npt.NDArray[np.str_], resamples: int, seed: int
+) -> dict[str, Estimate]:
+    """`_estimates` of values that are the weighted form where every image counts once."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = {name: float(value[0]) for name, value in weighted(np.ones((1, len(patients)))).items()}
+    return _estimates(values, weighted, patients, resamples, seed)
+
+
+def _estimate(value: float, resampled: Floats) -> Estimate:
+    defined = resampled[np.isfinite(resampled)]
+    if math.isnan(value) or not defined.size:
+        return Estimate(None if math.isnan(value) else value, None, None)
+    low, high = np.quantile(defined, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return Estimate(value, float(low), float(high))
+
+
+def _weighted_decisions(labels: Labels, decided: Labels, weights: Weights) -> dict[str, Floats]:
+    """`decision_metrics` of (R, N) weights: (R,) each."""
+    true_positive, false_positive = weights @ (labels * decided), weights @ ((1 - labels) * decided)
+    sick, healthy = weights @ labels, weights @ (1 - labels)
+    return {
+        "accuracy": (true_positive + healthy - false_positive) / (sick + healthy),
+        "precision": true_positive / (true_positive + false_positive),
+        "sensitivity": true_positive / sick,
+        "specificity": 1 - false_positive / healthy,
+        "f1": 2 * true_positive / (sick + true_positive + false_positive),
+    }
+
+
+def _class_figures(labels: Labels, decided: Labels, weights: Weights) -> dict[str, Floats]:
+    """Precision, recall and F1 of the class that is 1: (R,) each."""
+    figures = _weighted_decisions(labels, decided, weights)
+    return {"precision": figures["precision"], "recall": figures["sensitivity"], "f1": figures["f1"]}
+
+
+def _weighted_scores(cases: Cases, weights: Weights) -> dict[str, Floats]:
+    """`score_metrics` of (R, N) weights: (R,) each."""
+    labels, probability = cases.labels, cases.probability.astype(np.float64)
+    order = np.argsort(cases.logit, kind="stable")
+    ties = np.flatnonzero(np.diff(cases.logit[order], prepend=-np.inf))
+    sick = np.add.reduceat((weights * labels)[:, order], ties, axis=1)
+    healthy = np.add.reduceat((weights * (1 - labels))[:, order], ties, axis=1)
+    return {
+        "roc_auc": _roc_auc(sick, healthy),
+        "pr_auc": _average_precision(sick, healthy),
+        "brier": weights @ (probability - labels) ** 2 / weights.sum(axis=1),
+        "ece": weighted_calibration_error(labels, probability, equal_width_bins(probability), weights),
+        "ece_equal_mass": weighted_calibration_error(labels, probability, rank_index(probability), weights),
+    }
+
+
+def _roc_auc(sick: Floats, healthy: Floats) -> Floats:
+    """Share of pairs in right order, ties half (Mann-Whitney), of (R, scores ascending) weights: (R,)."""
+    below = healthy.cumsum(axis=1) - healthy / 2
+    return np.asarray((sick * below).sum(axis=1) / (sick.sum(axis=1) * healthy.sum(axis=1)))
+
+
+def _average_precision(sick: Floats, healthy: Floats) -> Floats:
+    """Precision over the steps of recall, of (R, scores ascending) weights: (R,)."""
+    found = sick[:, ::-1].cumsum(axis=1)
+    called = found + healthy[:, ::-1].cumsum(axis=1)
+    precision = np.divide(found, called, out=np.zeros_like(found), where=called > 0)
+    return np.asarray((sick[:, ::-1] * precision).sum(axis=1) / sick.sum(axis=1))

@@ -1,0 +1,105 @@
+"""Cascading randomisation: a heatmap that stays when the network forgets what it learned shows only edges.
+
+Adebayo et al. (2018), Sanity checks for saliency maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cxr_edge.common.statistics import rank_correlations
+from cxr_edge.runtime.engines.base import FloatArray
+from cxr_edge.train.evaluation.subject import Pixels
+
+if TYPE_CHECKING:
+    import keras
+
+#: Steps below the head, each of as many layers.
+PARTS = 4
+#: How often it is repeated with other weights: one random head may happen to agree.
+DRAWS = 5
+
+
+@dataclass(frozen=True)
+class Randomised:
+    """Heatmaps after one more step from the head downwards has forgotten its weights.
+
+    Attributes
+    ----------
+    layers
+        What was randomised in this step; all steps before stay so.
+    correlation
+        Spearman's rank correlation with the original heatmaps over the cells, mean of images and draws. A map that is
+        the same everywhere orders nothing and counts as 0.
+    draws
+        The mean over the images of each draw.
+    flat
+        Share of such maps.
+    """
+
+    layers: str
+    correlation: float
+    draws: tuple[float, ...]
+    flat: float
+
+
+def cascade(
+    network: keras.Model, heatmaps_of: Callable[[Pixels], FloatArray], pixels: Pixels, original: FloatArray
+) -> tuple[Randomised, ...]:
+    """Re-initialise a network from its head downwards and see what becomes of the heatmaps.
+
+    The weights are put back at the end.
+
+    Parameters
+    ----------
+    network, heatmaps_of
+        A network and its heatmaps, (N, H, W, 1) uint8 -> (N, h, w) float32 ≥ 0, by the weights that it has then.
+    pixels, original
+        Images, and the heatmaps of the trained network, none of them flat.
+    """
+    steps = _steps(network)
+    trained = network.get_weights()
+    correlations = np.empty((len(steps), DRAWS, len(pixels)))
+    try:
+        for draw in range(DRAWS):
+            random = np.random.default_rng(draw)
+            network.set_weights(trained)
+            for row, layers in enumerate(steps.values()):
+                for layer in layers:
+                    _initialise(layer, random)
+                correlations[row, draw] = rank_correlations(original, heatmaps_of(pixels))
+    finally:
+        network.set_weights(trained)
+    return tuple(
+        Randomised(name, float(known.mean()), tuple(known.mean(axis=1).tolist()), float(np.isnan(found).mean()))
+        for name, found in zip(steps, correlations, strict=True)
+        for known in [np.nan_to_num(found)]
+    )
+
+
+def _steps(network: keras.Model) -> dict[str, list[keras.layers.Layer]]:
+    """Which layers forget together, from the head downwards."""
+    head = ("logit", "hidden")
+    below = [layer for layer in network.layers if layer.weights and layer.name not in head]
+    steps = {name: [network.get_layer(name)] for name in head}
+    last = len(below)
+    for part in reversed(np.array_split(np.arange(last), min(PARTS, last))):
+        first, final = part[0] + 1, part[-1] + 1
+        name = f"convolution {first}" if first == final else f"convolutions {first}–{final}"
+        steps[f"{name} of {last}"] = [below[i] for i in part]
+    return steps
+
+
+def _initialise(layer: keras.layers.Layer, random: np.random.Generator) -> None:
+    """Draw the kernel as He et al. (2015) do and clear the bias, whatever the layer began with before it was folded."""
+    import keras
+
+    kernel, *bias = layer.get_weights()
+    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+    fan_in = np.prod(kernel.shape[: 2 if depthwise else -1])
+    values = random.normal(0, np.sqrt(2 / fan_in), kernel.shape).astype(np.float32)
+    layer.set_weights([values, *(np.zeros_like(b) for b in bias)])

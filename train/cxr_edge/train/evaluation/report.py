@@ -1,0 +1,111 @@
+"""The report of an evaluation: one self-contained HTML page and `metrics.json`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cxr_edge.common.pages import render_page
+from cxr_edge.common.statistics import BINS
+from cxr_edge.runtime.errors import UsageError
+from cxr_edge.runtime.files import write_atomically
+from cxr_edge.train.evaluation.faithfulness import BLUR_SIGMA, BORDER, Faithfulness
+from cxr_edge.train.evaluation.figures import CASCADE, draw_all, draw_faithfulness, gallery
+from cxr_edge.train.evaluation.metrics import LEVEL, RESAMPLES, Estimate
+
+if TYPE_CHECKING:
+    from cxr_edge.train.evaluation.evaluate import Evaluation
+
+PAGE, METRICS = "report.html", "metrics.json"
+TITLES = {
+    "accuracy": "accuracy",
+    "precision": "precision",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "f1": "F1",
+    "roc_auc": "ROC-AUC",
+    "pr_auc": "PR-AUC",
+    "brier": "Brier score",
+    "ece": "calibration error (ECE)",
+    "ece_equal_mass": "ECE, bins of equal mass",
+}
+
+
+def check_target(report: Path) -> None:
+    """Refuse a place where no report can be written, before hours of work.
+
+    Raises
+    ------
+    UsageError
+        If `report` or what should hold it is a file.
+    """
+    for place in (report, *report.parents):
+        if place.exists():
+            if not place.is_dir():
+                raise UsageError(f"{place}: is a file; name a folder with -o")
+            return
+
+
+def write_report(evaluation: Evaluation, report: Path) -> None:
+    """Write `report.html` and `metrics.json`, each whole or not at all."""
+    page, metrics = render(evaluation), evaluation.to_json()
+    write_atomically(report / METRICS, metrics)
+    write_atomically(report / PAGE, page)
+
+
+def render(evaluation: Evaluation) -> str:
+    """The page; pictures are embedded, so that it can be sent as it is."""
+    curves = evaluation.subject.path / "curves.png"
+    return render_page(
+        "cxr_edge.train",
+        "evaluation.html.j2",
+        evaluation=evaluation,
+        curves=curves.read_bytes() if evaluation.subject.kind == "run" and curves.is_file() else None,
+        diagrams=draw_all(evaluation),
+        cascade=CASCADE,
+        heatmap_diagrams=draw_faithfulness(evaluation.faithfulness) if evaluation.faithfulness else {},
+        gallery=gallery(evaluation),
+        titles=TITLES,
+        resamples=RESAMPLES,
+        level=LEVEL,
+        bins=BINS,
+        border=BORDER,
+        blur_sigma=BLUR_SIGMA,
+    )
+
+
+def rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """The table of standard output: a row for each figure, a column for each operating point."""
+    table: list[dict[str, Any]] = [
+        {"metric": "threshold"} | {at.point.name: f"{at.point.threshold:.4f}" for at in evaluation.points}
+    ]
+    for name in evaluation.points[0].metrics:
+        table.append({"metric": TITLES[name]} | {at.point.name: interval(at.metrics[name]) for at in evaluation.points})
+    for name, estimate in evaluation.scores.items():
+        # The same at every threshold.
+        table.append({"metric": TITLES[name]} | {at.point.name: interval(estimate) for at in evaluation.points})
+    return table
+
+
+def heatmap_rows(found: Faithfulness) -> list[dict[str, Any]]:
+    """The second table of standard output: what was measured of the heatmaps, beside what none would give."""
+    table = [
+        {"heatmap": f"{each.way}, area ({each.substitute})", "found": interval(each.heatmap_area)}
+        | {"by chance": interval(each.random_area)}
+        for each in found.curves
+    ]
+    for each in found.randomised:
+        table.append({"heatmap": f"rank correlation, random from {each.layers}", "found": f"{each.correlation:.4f}"})
+    rightly, area = found.borders[-1], {"by chance": f"{found.border_area:.4f}"}
+    for name, share in (("", rightly.share), (", cropped", rightly.cropped)):
+        table.append({"heatmap": f"energy in the border, pneumonia found{name}", "found": interval(share)} | area)
+    return table
+
+
+def interval(estimate: Estimate) -> str:
+    """A figure with its interval, for people."""
+    if estimate.value is None:
+        return "-"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.4f}"
+    return f"{estimate.value:.4f} ({estimate.low:.4f}–{estimate.high:.4f})"

@@ -1,0 +1,185 @@
+"""What is evaluated: a run of `cxr-edge train`, or an exported bundle or file, behind one face."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.common.backend import import_keras_quietly
+from cxr_edge.runtime.bundle import MANIFEST, HeatmapGeometry, InputContract, OperatingPoint, sha256
+from cxr_edge.runtime.engines import Outputs
+from cxr_edge.runtime.errors import BundleError, IntegrityError
+from cxr_edge.runtime.predictor import load
+from cxr_edge.runtime.preprocess import chunks
+from cxr_edge.train.fit.calibrate import to_probability
+
+if TYPE_CHECKING:
+    import keras
+
+    from cxr_edge.train.fit.novelty import Novelty
+
+RECORD = "run.json"
+SCHEMA_VERSION = 1
+#: Images at once; bounds the memory that feature maps take.
+BATCH = 64
+
+Pixels = npt.NDArray[np.uint8]
+Runner = Callable[[Pixels], Outputs]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model under evaluation.
+
+    Attributes
+    ----------
+    path, name, backend
+        Where it lies, its architecture, what runs it.
+    input, heatmap
+        How it is fed, and where the cells of its heatmap lie.
+    operating_points, temperature
+        Thresholds on sigmoid(logit / temperature); the first is the default.
+    novelty_threshold
+        An image of more novelty is not in distribution.
+    trained_on
+        Fingerprint of the train and val images that it was made of; None if it does not say.
+    record
+        Content of `run.json`; None for a bundle.
+    network
+        The trained network of a run, whose weights `run` reads anew each time; None for a bundle.
+    """
+
+    path: Path
+    name: str
+    backend: str
+    input: InputContract
+    heatmap: HeatmapGeometry
+    operating_points: tuple[OperatingPoint, ...]
+    temperature: float
+    novelty_threshold: float
+    trained_on: str | None
+    record: Mapping[str, Any] | None
+    network: keras.Model | None
+    _runner: Runner
+
+    @property
+    def kind(self) -> str:
+        """`run` or `bundle`."""
+        return "bundle" if self.record is None else "run"
+
+    @property
+    def validation_files(self) -> frozenset[str]:
+        """`CLASS/name` of the images that chose a run's epoch, temperature and thresholds; a bundle does not tell."""
+        return frozenset(self.record["split"]["validation_files"] if self.record else ())
+
+    @property
+    def holdout_files(self) -> frozenset[str]:
+        """`CLASS/name` of the images that chose nothing; none in a bundle, and in a run trained without them."""
+        return frozenset(self.record["split"].get("holdout_files", ()) if self.record else ())
+
+    def run(self, pixels: Pixels) -> Outputs:
+        """Decide and explain (N, H, W, 1) uint8 in [0, 255], N ≥ 1."""
+        return Outputs.concatenate([self._runner(np.stack(chunk)) for chunk in chunks(pixels, BATCH)])
+
+
+def open_subject(path: Path) -> Subject:
+    """Open a run folder, a bundle folder or a lone model file.
+
+    Raises
+    ------
+    BundleError, IntegrityError
+        If it is none of these, or not what it says.
+    EngineError, MissingExtraError
+        If no engine here can run the bundle.
+    """
+    if (path / RECORD).is_file():
+        return _open_run(path)
+    if path.is_dir() and not (path / MANIFEST).is_file():
+        raise BundleError(f"{path}: neither a run ({RECORD}) nor a bundle ({MANIFEST}); name one of them")
+    predictor = load(path, threads=os.cpu_count())
+    manifest = predictor.manifest
+    return Subject(
+        path=path,
+        name=manifest.name,
+        backend=f"{predictor.file.path} in {predictor.file.engine} ({predictor.engine.backend})",
+        input=manifest.input,
+        heatmap=manifest.heatmap,
+        operating_points=manifest.operating_points,
+        temperature=manifest.temperature,
+        novelty_threshold=manifest.novelty_threshold,
+        trained_on=manifest.training.get("data", {}).get("fingerprint"),
+        record=None,
+        network=None,
+        _runner=predictor.engine.run,
+    )
+
+
+def _open_run(folder: Path) -> Subject:
+    try:
+        record = json.loads((folder / RECORD).read_bytes())
+    except ValueError as error:
+        raise BundleError(f"{folder / RECORD}: not JSON ({error}); train again") from error
+    if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
+        raise BundleError(f"{folder / RECORD}: not of schema {SCHEMA_VERSION}; train again with this cxr-edge")
+    network = folder / "model.keras"
+    if not network.is_file():
+        raise IntegrityError(f"{network}: missing; copy the whole run again")
+    if sha256(network) != record.get("model_sha256"):
+        raise IntegrityError(f"{network}: is not the network that {RECORD} tells of; train again")
+    import_keras_quietly()
+    import keras
+
+    from cxr_edge.train.fit.novelty import Novelty
+
+    try:
+        model = keras.models.load_model(network, compile=False)
+        temperature = float(record["temperature"])
+        novelty = Novelty.load(folder / "novelty.npz")
+        return Subject(
+            path=folder,
+            name=record["config"]["arch"],
+            backend=f"model.keras in Keras ({keras.backend.backend()})",
+            input=InputContract(record["input"]["height"], record["input"]["width"]),
+            heatmap=HeatmapGeometry(**record["heatmap"]),
+            operating_points=tuple(OperatingPoint(**point) for point in record["operating_points"]),
+            temperature=temperature,
+            novelty_threshold=novelty.threshold,
+            trained_on=record["data"]["fingerprint"],
+            record=record,
+            network=model,
+            _runner=_keras_runner(model, temperature, novelty),
+        )
+    except (KeyError, TypeError, FileNotFoundError) as error:
+        raise BundleError(f"{folder / RECORD}: incomplete ({error!r}); train again") from error
+
+
+def _keras_runner(network: keras.Model, temperature: float, novelty: Novelty) -> Runner:
+    """Logits by the trained network; Grad-CAM (Selvaraju et al. 2017) in closed form, which its head allows.
+
+    With A the last feature map, W1 the hidden layer and w2 the last: map = ReLU(A W1 · (w2 ⊙ 1[hidden > 0])) / cells.
+    """
+    import keras
+
+    hidden, last = network.get_layer("hidden"), network.get_layer("logit")
+    both = keras.Model(network.inputs[0], [network.get_layer("pool").input, network.outputs[0]])
+
+    def run(pixels: Pixels) -> Outputs:
+        kernel, bias = hidden.get_weights()
+        weight = last.get_weights()[0][:, 0]
+        features, logit = both.predict_on_batch(pixels.astype(np.float32))
+        count, height, width, channels = features.shape
+        per_cell = (features.reshape(-1, channels) @ kernel).reshape(count, height, width, -1)  # one large product
+        active = per_cell.mean(axis=(1, 2)) + bias > 0
+        heat = np.maximum(np.einsum("nhwk,nk->nhw", per_cell, active * weight), 0)
+        heatmap = (heat / (height * width)).astype(np.float32)
+        distance = novelty.of(features.mean(axis=(1, 2)))
+        return Outputs(to_probability(logit[:, 0], temperature), logit[:, 0], heatmap, distance)
+
+    return run

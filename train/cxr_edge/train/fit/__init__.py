@@ -1,0 +1,1 @@
+"""Fitting a network: the recipe, calibration, thresholds, and the run folder."""

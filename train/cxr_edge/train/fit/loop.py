@@ -1,0 +1,169 @@
+"""The recipe: phases, loss, learning rates, and what chooses the epoch that is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from cxr_edge.train.fit.augment import augmentation, unchanged
+from cxr_edge.train.fit.batches import PairMix, RadiographBatches
+from cxr_edge.train.fit.callbacks import EpochProgress, KeepFreedMemory, StopOnNaN
+
+if TYPE_CHECKING:
+    from cxr_edge.train.fit.config import Part, TrainConfig
+    from cxr_edge.train.fit.distribute import Replicas
+    from cxr_edge.train.fit.resume import TrainingState
+
+#: Images at once in validation.
+VALIDATION_BATCH = 64
+#: Of the head on the frozen backbone.
+HEAD_LEARNING_RATE = 1e-3
+#: Steps over which the learning rate rises, at most.
+WARMUP_STEPS = 100
+WEIGHT_DECAY = 1e-4
+#: Of the average of weights, a step; it spans about the last 50.
+EMA_MOMENTUM = 0.98
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Some epochs in which the same layers are trained."""
+
+    name: str
+    epochs: int
+    learning_rate: float
+    head_only: bool = False
+
+
+def phases(config: TrainConfig) -> tuple[Phase, ...]:
+    """From scratch everything is trained at once; of a pretrained network the head first, on a frozen backbone."""
+    if config.weights == "none":
+        return (Phase("training", config.epochs, config.learning_rate),)
+    head = Phase("head", config.head_epochs, HEAD_LEARNING_RATE, head_only=True)
+    return (head, Phase("fine-tuning", config.epochs, config.learning_rate))
+
+
+def fit(
+    network: keras.Model, training: Part, validation: Part, config: TrainConfig, replicas: Replicas,
+    state: TrainingState, checkpoint: Path, trackers: list[keras.callbacks.Callback],
+) -> None:  # fmt: skip
+    """Fit in place, from the epoch that `state` has reached, and leave the network with its best weights.
+
+    Best by validation loss; they are kept in `checkpoint`.
+    """
+    with replicas.scope():
+        augment = augmentation(config.seed) if config.augment else unchanged()
+    trainer = fitted_model(network, augment, config, replicas)
+    batches, held_out = batches_of(training, validation, config, replicas.images_parted(config.mixup))
+    begin = 0
+    for phase in phases(config):
+        end = begin + phase.epochs
+        if state.epochs <= end and not state.stopped:
+            swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+            choosing = [] if phase.head_only else choose_epoch(checkpoint, config.schedule)
+            shown = [KeepFreedMemory(), StopOnNaN(), swap, EpochProgress(phase.name)]
+            callbacks = [*shown, *choosing, *trackers, state.follow(begin, batches, held_out, swap, *choosing)]
+            set_trainable(network, head_only=phase.head_only, norms=config.weights == "none")
+            with replicas.scope():
+                compile_model(trainer, phase, len(batches), config, network.dtype_policy.name)
+                trainer.fit(
+                    batches, validation_data=held_out, initial_epoch=max(begin, state.epochs), epochs=end,
+                    callbacks=callbacks, verbose=0,
+                    shuffle=False,  # the batches do, by seed and epoch; Keras would by a state that nobody saves
+                )  # fmt: skip
+        begin = end
+    if checkpoint.exists():  # in a worker beside the chief there is none if the best epoch was before an interruption
+        trainer.load_weights(checkpoint)
+
+
+def batches_of(
+    training: Part, validation: Part, config: TrainConfig, multiple_of: int
+) -> tuple[RadiographBatches, RadiographBatches]:
+    """What is trained on, and what each epoch is validated on."""
+    return (
+        RadiographBatches(
+            training.pixels, training.labels, config.batch_size, config.seed,
+            multiple_of=multiple_of, class_weights=config.class_weights, mixup=config.mixup or None,
+        ),
+        RadiographBatches(
+            validation.pixels, validation.labels, -(-VALIDATION_BATCH // multiple_of) * multiple_of, config.seed,
+            multiple_of=multiple_of, mixup=0.0 if config.mixup else None,
+        ),
+    )  # fmt: skip
+
+
+def compile_model(
+    trainer: keras.Model, phase: Phase, steps: int, config: TrainConfig, precision: str = "float32"
+) -> None:
+    """Set optimizer, loss and metric of a phase of `steps` batches an epoch."""
+    falls = config.schedule == "cosine"
+    rate = cosine(phase.learning_rate, phase.epochs * steps) if falls else phase.learning_rate
+    # Averaged weights (Polyak 1992) are what is validated and kept: they ride out the noise of small batches.
+    optimizer = keras.optimizers.AdamW(rate, WEIGHT_DECAY, use_ema=True, ema_momentum=EMA_MOMENTUM)
+    if precision == "mixed_float16":  # small gradients would be 0 in it (Micikevicius et al. 2018)
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    losses = {"bce": keras.losses.BinaryCrossentropy, "focal": keras.losses.BinaryFocalCrossentropy}
+    trainer.compile(
+        optimizer,
+        losses[config.loss](from_logits=True, label_smoothing=config.label_smoothing),
+        metrics=[HardLabelAUC(from_logits=True, num_thresholds=1000, name="auc")],
+    )
+    trainer.optimizer.build(trainer.trainable_variables)  # now: a resumed run assigns to its variables
+
+
+def cosine(rate: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """A rise over the first steps, then half a cosine down (Loshchilov and Hutter 2017)."""
+    warmup = min(WARMUP_STEPS, steps // 10)
+    return keras.optimizers.schedules.CosineDecay(
+        rate / 20, max(1, steps - warmup), alpha=0.02, warmup_target=rate, warmup_steps=warmup
+    )
+
+
+def choose_epoch(checkpoint: Path, schedule: str) -> list[keras.callbacks.Callback]:
+    """Keep the best epoch; on a plateau lower the learning rate, and stop when no epoch was better for long.
+
+    A cosine runs to its end: its best epochs are the last, and a network from scratch is calibrated badly before.
+    """
+    keep = keras.callbacks.ModelCheckpoint(checkpoint, monitor="val_loss", save_best_only=True, save_weights_only=True)
+    if schedule == "cosine":
+        return [keep]
+    lower = keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.3, patience=1, min_lr=1e-6)
+    return [keep, lower, keras.callbacks.EarlyStopping(monitor="val_loss", patience=4)]
+
+
+def fitted_model(
+    network: keras.Model, augment: keras.Sequential, config: TrainConfig, replicas: Replicas
+) -> keras.Model:
+    """The network behind augmentation and, if asked for, mixup."""
+    if replicas.count > 1 and keras.backend.backend() == "tensorflow":  # on JAX a batch is one, wherever its parts lie
+        for layer in network.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.synchronized = True
+    image = keras.Input(network.input_shape[1:], name="image")
+    seen, inputs = augment(image), image
+    if config.mixup:
+        share = keras.Input((1,), name="share")
+        seen, inputs = PairMix(dtype="float32")(seen, share), (image, share)
+    return (replicas.model or keras.Model)(inputs, network(seen))
+
+
+def set_trainable(network: keras.Model, *, head_only: bool, norms: bool) -> None:
+    """Freeze all but the head; or nothing but, unless they are trained from scratch, the batch norms.
+
+    Small batches would spoil a pretrained norm's statistics.
+    """
+    head = {"hidden", "logit"}
+    for layer in network.layers:
+        is_norm = isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = layer.name in head if head_only else norms or not is_norm
+
+
+class HardLabelAUC(keras.metrics.AUC):
+    """ROC AUC where labels may be mixtures: each counts as the class that it is most of."""
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Add a batch."""
+        super().update_state(keras.ops.round(y_true), y_pred, sample_weight)

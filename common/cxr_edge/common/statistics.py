@@ -33,8 +33,8 @@ def roc_auc(labels: Labels, score: Floats) -> float:
 
 
 def equal_width_bins(probability: Floats) -> npt.NDArray[np.int64]:
-    """Which of `BINS` equal bins each probability in [0, 1] falls in: (N,) int in [0, BINS)."""
-    return np.minimum((probability * BINS).astype(np.int64), BINS - 1)
+    """Which of `BINS` equal bins each probability in [0, 1] falls in: (N,) int in [0, BINS); NaN counts as 0."""
+    return np.minimum((np.nan_to_num(probability) * BINS).astype(np.int64), BINS - 1)
 
 
 def calibration_error(labels: Labels, probability: Floats, bins: npt.NDArray[np.int64] | None = None) -> float:

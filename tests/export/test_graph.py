@@ -6,9 +6,10 @@ import pytest
 from support import SHARED, needs_shared
 
 from cxr_edge.common.dataset import read_dataset, read_pixels
-from cxr_edge.common.run import Novelty, Reference
+from cxr_edge.common.run import Novelty
 from cxr_edge.export.conversion import onnx, tflite
 from cxr_edge.export.conversion.graph import deployment_model
+from cxr_edge.export.verification.reference import Reference
 from cxr_edge.runtime import BundleError
 from cxr_edge.runtime.bundle import InputContract
 from cxr_edge.runtime.engines.litert import LiteRTEngine

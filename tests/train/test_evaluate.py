@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from cxr_edge.common.dataset import read_dataset, read_pixels
-from cxr_edge.common.run import Reference, Run
+from cxr_edge.common.run import Novelty, Run
+from cxr_edge.export.verification.reference import Reference
 from cxr_edge.runtime import BundleError, DataError, UsageError, load
 from cxr_edge.runtime.bundle import sha256
 from cxr_edge.train.data.perturbations import PERTURBATIONS
 from cxr_edge.train.evaluation.evaluate import choose_images
 from cxr_edge.train.evaluation.subject import _keras_runner, open_subject
-from cxr_edge.train.fit.novelty import Novelty
 
 
 class Page(HTMLParser):

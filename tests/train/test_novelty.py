@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 from support import SHARED, needs_shared
 
+from cxr_edge.common.run import Novelty
 from cxr_edge.runtime import load
 from cxr_edge.runtime.image import find_images
-from cxr_edge.train.fit.novelty import DIRECTIONS, Novelty, fit_novelty
+from cxr_edge.train.fit.novelty import DIRECTIONS, fit_novelty
 
 
 def test_only_what_the_directions_miss_counts():

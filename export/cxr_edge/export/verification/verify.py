@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.common.dataset import LabelledImage, evenly, fingerprint, read_dataset, read_pixels
-from cxr_edge.common.run import Reference, Run
+from cxr_edge.common.run import Run
 from cxr_edge.export.conversion.mediapipe import MEDIAPIPE, ClassifierEngine
 from cxr_edge.export.verification.flips import Flip, find_flips
 from cxr_edge.export.verification.gates import Check, Gate, check
@@ -23,6 +23,7 @@ from cxr_edge.export.verification.layers import IMAGES, LayerReport, measure_lay
 from cxr_edge.export.verification.parity import Parity, compare, run_file
 from cxr_edge.export.verification.precision import check_precision
 from cxr_edge.export.verification.preprocessing import PreprocessingParity, compare_loaders
+from cxr_edge.export.verification.reference import Reference
 from cxr_edge.export.verification.taps import KerasTap, Tap, open_tap
 from cxr_edge.runtime.bundle import Bundle, Manifest, ModelFile
 from cxr_edge.runtime.engines import Engine, Outputs, open_engine

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.common.backend import import_keras_quietly
-from cxr_edge.runtime.bundle import MANIFEST, HeatmapGeometry, InputContract, OperatingPoint, sha256
+from cxr_edge.common.run import NETWORK, RECORD, Run
+from cxr_edge.runtime.bundle import MANIFEST, HeatmapGeometry, InputContract, OperatingPoint
 from cxr_edge.runtime.engines import Outputs
-from cxr_edge.runtime.errors import BundleError, IntegrityError
+from cxr_edge.runtime.errors import BundleError
 from cxr_edge.runtime.predictor import load
 from cxr_edge.runtime.preprocess import chunks
 from cxr_edge.train.fit.calibrate import to_probability
@@ -23,10 +23,8 @@ from cxr_edge.train.fit.calibrate import to_probability
 if TYPE_CHECKING:
     import keras
 
-    from cxr_edge.train.fit.novelty import Novelty
+    from cxr_edge.common.run import Novelty
 
-RECORD = "run.json"
-SCHEMA_VERSION = 1
 #: Images at once; bounds the memory that feature maps take.
 BATCH = 64
 
@@ -50,8 +48,8 @@ class Subject:
         An image of more novelty is not in distribution.
     trained_on
         Fingerprint of the train and val images that it was made of; None if it does not say.
-    record
-        Content of `run.json`; None for a bundle.
+    trained
+        The run folder; None for a bundle.
     network
         The trained network of a run, whose weights `run` reads anew each time; None for a bundle.
     """
@@ -65,24 +63,24 @@ class Subject:
     temperature: float
     novelty_threshold: float
     trained_on: str | None
-    record: Mapping[str, Any] | None
+    trained: Run | None
     network: keras.Model | None
     _runner: Runner
 
     @property
     def kind(self) -> str:
         """`run` or `bundle`."""
-        return "bundle" if self.record is None else "run"
+        return "bundle" if self.trained is None else "run"
 
     @property
     def validation_files(self) -> frozenset[str]:
         """`CLASS/name` of the images that chose a run's epoch, temperature and thresholds; a bundle does not tell."""
-        return frozenset(self.record["split"]["validation_files"] if self.record else ())
+        return self.trained.validation_files if self.trained else frozenset()
 
     @property
     def holdout_files(self) -> frozenset[str]:
         """`CLASS/name` of the images that chose nothing; none in a bundle, and in a run trained without them."""
-        return frozenset(self.record["split"].get("holdout_files", ()) if self.record else ())
+        return self.trained.holdout_files if self.trained else frozenset()
 
     def run(self, pixels: Pixels) -> Outputs:
         """Decide and explain (N, H, W, 1) uint8 in [0, 255], N ≥ 1."""
@@ -115,49 +113,32 @@ def open_subject(path: Path) -> Subject:
         temperature=manifest.temperature,
         novelty_threshold=manifest.novelty_threshold,
         trained_on=manifest.training.get("data", {}).get("fingerprint"),
-        record=None,
+        trained=None,
         network=None,
         _runner=predictor.engine.run,
     )
 
 
 def _open_run(folder: Path) -> Subject:
-    try:
-        record = json.loads((folder / RECORD).read_bytes())
-    except ValueError as error:
-        raise BundleError(f"{folder / RECORD}: not JSON ({error}); train again") from error
-    if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
-        raise BundleError(f"{folder / RECORD}: not of schema {SCHEMA_VERSION}; train again with this cxr-edge")
-    network = folder / "model.keras"
-    if not network.is_file():
-        raise IntegrityError(f"{network}: missing; copy the whole run again")
-    if sha256(network) != record.get("model_sha256"):
-        raise IntegrityError(f"{network}: is not the network that {RECORD} tells of; train again")
+    run = Run.open(folder)
     import_keras_quietly()
     import keras
 
-    from cxr_edge.train.fit.novelty import Novelty
-
-    try:
-        model = keras.models.load_model(network, compile=False)
-        temperature = float(record["temperature"])
-        novelty = Novelty.load(folder / "novelty.npz")
-        return Subject(
-            path=folder,
-            name=record["config"]["arch"],
-            backend=f"model.keras in Keras ({keras.backend.backend()})",
-            input=InputContract(record["input"]["height"], record["input"]["width"]),
-            heatmap=HeatmapGeometry(**record["heatmap"]),
-            operating_points=tuple(OperatingPoint(**point) for point in record["operating_points"]),
-            temperature=temperature,
-            novelty_threshold=novelty.threshold,
-            trained_on=record["data"]["fingerprint"],
-            record=record,
-            network=model,
-            _runner=_keras_runner(model, temperature, novelty),
-        )
-    except (KeyError, TypeError, FileNotFoundError) as error:
-        raise BundleError(f"{folder / RECORD}: incomplete ({error!r}); train again") from error
+    network, novelty = run.network(), run.novelty
+    return Subject(
+        path=folder,
+        name=run.arch,
+        backend=f"{NETWORK} in Keras ({keras.backend.backend()})",
+        input=run.input,
+        heatmap=run.geometry,
+        operating_points=run.operating_points,
+        temperature=run.temperature,
+        novelty_threshold=novelty.threshold,
+        trained_on=run.fingerprint,
+        trained=run,
+        network=network,
+        _runner=_keras_runner(network, run.temperature, novelty),
+    )
 
 
 def _keras_runner(network: keras.Model, temperature: float, novelty: Novelty) -> Runner:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+
+from cxr_edge.common.run import Novelty
 
 Floats = npt.NDArray[np.float32]
 
@@ -22,53 +23,6 @@ UNLIKE = 0.999
 REACH = 3.0
 #: Inverse strength of the logistic regressions' regularisation. Of inverted radiographs, 0.1 catches 93 %, 1 96 %.
 SLACK = 1.0
-
-
-@dataclass(frozen=True)
-class Novelty:
-    """Novelty of pooled features f: the length of two parts together.
-
-    What the training set's main directions miss of f − mean: the residual of a principal component analysis, as in Wang
-    et al. 2022 (ViM, equation 5). It tells photographs and blanks, but not inverted radiographs. And how far f reaches
-    in directions in which outliers lie, beyond where radiographs do: outlier exposure (Hendrycks et al. 2019).
-
-    Attributes
-    ----------
-    mean
-        (K,) float32.
-    basis
-        (K, D) float32, orthonormal columns up to half precision.
-    kinds
-        (K, M) float32: a direction for each kind of outlier.
-    reach
-        (M,) float32: how far radiographs reach in each.
-    threshold
-        An image of more novelty is not in distribution.
-    """
-
-    mean: Floats
-    basis: Floats
-    kinds: Floats
-    reach: Floats
-    threshold: float
-
-    def save(self, path: Path) -> None:
-        """Write as `.npz`."""
-        np.savez(path, **asdict(self))
-
-    @classmethod
-    def load(cls, path: Path) -> Novelty:
-        """Read what `save` wrote."""
-        with np.load(path) as stored:
-            arrays = {field.name: stored[field.name] for field in fields(cls)}
-        return cls(**arrays | {"threshold": float(arrays["threshold"])})
-
-    def of(self, features: Floats) -> Floats:
-        """(N, K) float32 -> (N,) float32 ≥ 0."""
-        centred = features - self.mean
-        missed = centred - centred @ self.basis @ self.basis.T
-        beyond = np.maximum(centred @ self.kinds - self.reach, 0)
-        return np.sqrt((missed**2).sum(axis=1) + (beyond**2).sum(axis=1)).astype(np.float32)
 
 
 def fit_novelty(training: Floats, held_out: Floats, outliers: Mapping[str, Floats]) -> Novelty:

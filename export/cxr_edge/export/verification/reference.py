@@ -1,0 +1,61 @@
+"""What the trained network itself says, by Keras and autodiff."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.runtime.engines import Outputs
+
+if TYPE_CHECKING:
+    import keras
+
+    from cxr_edge.common.run import Novelty
+
+#: Images that the Keras network sees at once.
+BATCH = 32
+
+
+class Reference:
+    """What the trained network itself says, by Keras and autodiff: the standard that every exported file is held to.
+
+    It shares no line with the deployment graph. Grad-CAM is the textbook one (Selvaraju et al. 2017), by GradientTape.
+    """
+
+    def __init__(self, network: keras.Model, temperature: float, novelty: Novelty) -> None:
+        import keras
+
+        pool = network.get_layer("pool")
+        self._backbone = keras.Model(network.inputs[0], pool.input)
+        self._head = keras.Model(pool.input, network.outputs[0])
+        self._temperature = temperature
+        self._novelty = novelty
+
+    def run(self, images: npt.NDArray[np.uint8], progress: Callable[[int], None] = lambda done: None) -> Outputs:
+        """Decide and explain (N, H, W, 1) uint8; `progress` is told how many images are done."""
+        parts = []
+        for start in range(0, len(images), BATCH):
+            parts.append(self._run_batch(images[start : start + BATCH]))
+            progress(min(start + BATCH, len(images)))
+        return Outputs.concatenate(parts)
+
+    def _run_batch(self, images: npt.NDArray[np.uint8]) -> Outputs:
+        import tensorflow as tf
+
+        features = self._backbone(images.astype(np.float32), training=False)
+        with tf.GradientTape() as tape:
+            tape.watch(features)
+            logit = self._head(features, training=False)[:, 0]
+        weights = tf.reduce_mean(tape.gradient(logit, features), axis=(1, 2), keepdims=True)
+        heatmap = tf.nn.relu(tf.reduce_sum(weights * features, axis=-1)).numpy()
+        probability = 1 / (1 + np.exp(-logit.numpy().astype(np.float64) / self._temperature))
+        return Outputs(probability.astype(np.float32), logit.numpy(), heatmap, self._novelty_of(features.numpy()))
+
+    def _novelty_of(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        centred = features.mean(axis=(1, 2)) - self._novelty.mean
+        missed = centred - centred @ self._novelty.basis @ self._novelty.basis.T
+        beyond = np.maximum(centred @ self._novelty.kinds - self._novelty.reach, 0)
+        return np.linalg.norm(np.concatenate([missed, beyond], axis=1), axis=1).astype(np.float32)

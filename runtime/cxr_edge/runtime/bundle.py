@@ -144,7 +144,7 @@ class Bundle:
 
     @cached_property
     def parity(self) -> Mapping[str, Any]:
-        """What `cxr-edge verify` last found (`parity.json`); empty if it has not run, or the signature does not cover it.
+        """What `cxr-edge verify` last found (`parity.json`); empty if there is none or the signature does not cover it.
 
         Raises
         ------
@@ -256,7 +256,7 @@ def _open_lone(path: Path, must_be_signed: bool) -> Bundle:
         raise BundleError(f"{path}: holds a gradient and decides nothing; open the bundle that it belongs to")
     if len(manifest.files) != 1:
         raise BundleError(
-            f"{path}: found {len(manifest.files)} files in its embedded manifest, expected itself alone; export it again"
+            f"{path}: found {len(manifest.files)} files in its own manifest, expected itself alone; export it again"
         )
     itself = manifest.files[0]
     if itself.engine != ENGINE_OF_SUFFIX[path.suffix]:

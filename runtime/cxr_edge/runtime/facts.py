@@ -9,7 +9,6 @@ the digest's place; files exported before there was a digest have none.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ PLACEHOLDER = "0" * 64
 #: Most fields at the top level of an ONNX file; there are about ten.
 MOST_FIELDS = 10_000
 BLOCK = 1 << 20
-#: Field numbers in onnx.proto (ModelProto.metadata_props, StringStringEntryProto.key and value) and protobuf's wire types.
+#: Field numbers in onnx.proto: ModelProto.metadata_props, StringStringEntryProto.key and value. Protobuf's wire types.
 METADATA_PROPS, KEY, VALUE = 14, 1, 2
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 
@@ -77,8 +76,8 @@ def check_digest(path: Path, facts: Facts, digest: str) -> None:
     found.update(facts.text.replace(digest.encode(), PLACEHOLDER.encode()))
     if found.hexdigest() != digest:
         raise IntegrityError(
-            f"{path}: found a content with the digest {found.hexdigest()[:12]}…, expected {digest[:12]}…, which the file "
-            "itself names: it was cut short or changed after export; copy it again"
+            f"{path}: found content of digest {found.hexdigest()[:12]}…, expected {digest[:12]}… as the file says; it "
+            "was cut short or changed after export; copy it again"
         )
 
 
@@ -98,7 +97,7 @@ def _facts_of_tflite(path: Path) -> Facts | None:
 
 
 def _facts_of_onnx(path: Path) -> Facts | None:
-    size = os.path.getsize(path)
+    size = path.stat().st_size
     with path.open("rb") as stream:
         try:
             for field, tag, start, end in _fields(stream, size):

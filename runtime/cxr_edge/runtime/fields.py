@@ -92,7 +92,7 @@ class Document:
             known = ", ".join(declared)
             raise self.error(field, f"the unknown field {_quote(unknown[0])}", f"only the fields {known}")
         values = {}
-        for name, kind in _kinds(cls).items():
+        for name, kind in _kinds(cls).items():  # type: ignore[arg-type]
             where = f"{field}.{name}" if field else name
             if name in data:
                 values[name] = self._value(kind, data[name], where)

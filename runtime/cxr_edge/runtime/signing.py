@@ -1,13 +1,15 @@
-"""Signatures of bundles, in the format of the OpenSSF's `model-signing`: a Sigstore bundle over the sha256 of each file.
+"""Signatures of bundles, made and checked by the OpenSSF's `model-signing`.
 
-`model.sig` covers every file that was in the bundle when it was signed: manifest, model files, `parity.json`, golden
-inputs, TensorRT plans and their sidecars. `model_signing verify key BUNDLE --signature BUNDLE/model.sig --public_key KEY
---ignore_unsigned_files` checks it too.
+`model.sig` holds the sha256 of every file that was in the bundle when it was signed: manifest, model files,
+`parity.json`, golden inputs, TensorRT plans and their sidecars. The package's own command checks it too:
+
+    model_signing verify key BUNDLE --signature BUNDLE/model.sig --public_key KEY --ignore_unsigned_files
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,9 +64,7 @@ def sign(bundle: Bundle, private_key: Path, password: str | None = None) -> Path
     try:
         config.sign(bundle.folder, path)
     except (OSError, ValueError) as error:  # ValueError: a symbolic link
-        raise UsageError(
-            f"{path}: cannot sign the files of this folder ({error}); repair that and try again"
-        ) from error
+        raise UsageError(f"{path}: cannot sign this folder ({error}); repair that and try again") from error
     return path
 
 
@@ -98,10 +98,11 @@ def verify(folder: Path, public_key: Path) -> frozenset[str]:
     try:
         config.set_ignore_unsigned_files(True).verify(folder, path)
     except Exception as error:  # model-signing lets through whatever its parsers raise
+        changed = re.findall("Hash mismatch for '([^']+)'", str(error))
+        if changed:
+            raise IntegrityError(f"{folder}: {', '.join(changed)} changed after signing; {SIGN_AGAIN}") from error
         reason = str(error) or type(error).__name__
-        raise IntegrityError(
-            f"{path}: the signature does not hold for {public_key} ({reason}); {SIGN_AGAIN}"
-        ) from error
+        raise IntegrityError(f"{path}: not a signature by {public_key} ({reason}); {SIGN_AGAIN}") from error
     names = frozenset(_digests(path))
     if MANIFEST not in names:
         raise IntegrityError(f"{path}: the signature does not cover {MANIFEST}; {SIGN_AGAIN}")

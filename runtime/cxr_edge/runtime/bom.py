@@ -14,6 +14,7 @@ from uuid import NAMESPACE_URL, uuid5
 from cxr_edge.runtime.manifest import Manifest, ModelFile
 
 Json = dict[str, Any]
+DESCRIPTION = "Decides whether a frontal chest radiograph resembles those labelled pneumonia in its training data."
 MODEL_LICENCE = "the weights: as whoever trained the network says"
 LIMITATIONS = (
     "Frontal chest radiographs only; expect less accuracy at another hospital than on its own data set.",
@@ -27,8 +28,8 @@ def bill_of_materials(manifest: Manifest) -> Json:
 
     Returns
     -------
-    JSON of CycloneDX 1.6: the model with its card and one component for each file, with its sha256; and the packages that
-    it was trained and exported with.
+    JSON of CycloneDX 1.6: the model with its card, one component for each file with its sha256, and the packages it
+    was trained and exported with.
     """
     metadata: Json = {"component": _model(manifest), "tools": {"components": [_cxr_edge()]}}
     if timestamp := _timestamp(manifest.created):
@@ -52,7 +53,7 @@ def _model(manifest: Manifest) -> Json:
         "bom-ref": "model",
         "name": manifest.name,
         "version": manifest.created,
-        "description": "Decides whether a frontal chest radiograph resembles those labelled pneumonia in its training data.",
+        "description": DESCRIPTION,
         "licenses": [{"license": {"name": MODEL_LICENCE}}],
         "components": [_file(file) for file in manifest.all_files],
         "modelCard": {
@@ -106,7 +107,7 @@ def _datasets(manifest: Manifest) -> Iterator[Json]:
             yield {
                 "type": "dataset",
                 "name": name,
-                "description": "Chest radiographs labelled normal or pneumonia; the fingerprint is a sha256 over all files.",
+                "description": "Chest radiographs, normal or pneumonia; the fingerprint is a sha256 over all files.",
                 "contents": {"properties": [_property(key, value) for key, value in known.items()]},
                 "sensitiveData": ["radiographs of patients"],
             }

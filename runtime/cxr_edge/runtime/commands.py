@@ -183,8 +183,8 @@ def _summary(manifest: Manifest, signature: str) -> str:
 def sign(bundle: Path, key: Path, password: str | None) -> None:
     """Sign every file of a bundle with a private key; writes model.sig into it.
 
-    Whoever has the public key then knows that nothing was changed, thresholds included: --trusted of predict, explain and
-    inspect, or load(..., trusted=key) in Python. Sign last: after verify, and on the device after a TensorRT plan was built.
+    Whoever has the public key then knows that nothing was changed, thresholds included: --trusted of predict, explain
+    and inspect, or load(..., trusted=key) in Python. Sign last: after verify, and after a TensorRT plan was built.
 
     \b
       openssl ecparam -name prime256v1 -genkey -noout -out key.pem

@@ -44,7 +44,8 @@ VALUES: tuple[Any, ...] = (
 #: Texts in place of a JSON file.
 TEXTS = (
     b"", b"\0", b"null", b"[]", b"{}", b"3", b'"x"', b"NaN", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 50_000,
-    b"1" * 100_000, b'{"schema_version": 1}', b'{"schema_version": 1e999}', b'{"schema_version": 1, "schema_version": 1}',
+    b"1" * 100_000, b'{"schema_version": 1}', b'{"schema_version": 1e999}',
+    b'{"schema_version": 1, "schema_version": 1}',
     b" " * 2_000_000,
 )  # fmt: skip
 SIDECAR = {

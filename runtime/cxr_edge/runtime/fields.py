@@ -100,14 +100,13 @@ class Document:
                 raise self.error(where, "nothing", _expected(kind))
         return cls(**values)
 
-    def _value(self, kind: Any, value: object, field: str) -> Any:
-        """A JSON value as the type `kind`, which is one of those that `_expected` knows."""
+    def _value(self, kind: Any, value: object, field: str, expected: str | None = None) -> Any:
+        """A JSON value as the type `kind`, which is one of those that `_expected` knows; `expected` says it better."""
         if get_origin(kind) is Annotated:
-            inner, *rules = get_args(kind)
-            built = self._value(inner, value, field)
-            for rule in rules:
-                if not rule.holds(built):
-                    raise self.error(field, _quote(value), rule.expected)
+            inner, rule = get_args(kind)
+            built = self._value(inner, value, field, rule.expected)
+            if not rule.holds(built):
+                raise self.error(field, _quote(value), rule.expected)
             return built
         if get_origin(kind) is UnionType:  # X | None
             return None if value is None else self._value(get_args(kind)[0], value, field)
@@ -120,7 +119,7 @@ class Document:
             return float(value)  # type: ignore[arg-type]
         if (kind in TYPES and type(value) is kind) or (get_origin(kind) is Mapping and isinstance(value, dict)):
             return value
-        raise self.error(field, _quote(value), _expected(kind))
+        raise self.error(field, _quote(value), expected or _expected(kind))
 
 
 def read_limited(path: Path, limit: int, remedy: str) -> bytes:

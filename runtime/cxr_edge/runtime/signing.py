@@ -98,7 +98,7 @@ def verify(folder: Path, public_key: Path) -> frozenset[str]:
     try:
         config.set_ignore_unsigned_files(True).verify(folder, path)
     except Exception as error:  # model-signing lets through whatever its parsers raise
-        changed = re.findall("Hash mismatch for '([^']+)'", str(error))
+        changed = re.findall(r"Hash mismatch for \\?'([^'\\]+)", str(error))
         if changed:
             raise IntegrityError(f"{folder}: {', '.join(changed)} changed after signing; {SIGN_AGAIN}") from error
         reason = str(error) or type(error).__name__

@@ -19,6 +19,7 @@ from cxr_edge.export.run import Run
 from cxr_edge.runtime.bundle import ENGINE_OF_SUFFIX, MANIFEST, InputContract, Manifest, ModelFile, sha256
 from cxr_edge.runtime.dataset import CLASSES, LabelledImage, evenly, fingerprint, read_dataset, read_pixels
 from cxr_edge.runtime.errors import DataError, UsageError
+from cxr_edge.runtime.facts import PLACEHOLDER
 
 #: Packages whose release shapes the files.
 TOOLS = (
@@ -122,7 +123,8 @@ class _Writer:
         self._rounded: dict[int, Any] = {}
 
     def write(self, precision: str, path: Path) -> ModelFile:
-        itself = ModelFile(path.name, ENGINE_OF_SUFFIX[path.suffix], precision, "", 0)  # it cannot hold its own hash
+        # It cannot hold its own hash; writing it puts a digest over the rest in the placeholder's place.
+        itself = ModelFile(path.name, ENGINE_OF_SUFFIX[path.suffix], precision, PLACEHOLDER, 0)
         if path.name == MEDIAPIPE:
             self._write_mediapipe(path, itself)
         else:

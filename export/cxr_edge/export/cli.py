@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import click
 
 from cxr_edge.export.build import COMPANIONS, FILES
-from cxr_edge.runtime.bundle import MANIFEST, PRECISIONS, Bundle
+from cxr_edge.runtime.bundle import MANIFEST, PARITY, PRECISIONS, Bundle
 from cxr_edge.runtime.console import emit, output_format, table
 from cxr_edge.runtime.engines.tensorrt import PlanOptions, this_target
 from cxr_edge.runtime.errors import EXIT_CHECK_FAILED, MissingExtraError, UsageError
-from cxr_edge.runtime.files import write_atomically
+from cxr_edge.runtime.files import check_writable, write_atomically
 from cxr_edge.runtime.quiet import import_keras_quietly
+from cxr_edge.runtime.signing import SIGNATURE
 
 if TYPE_CHECKING:
     from cxr_edge.export.verify import Verification
@@ -178,16 +179,22 @@ def verify(
       cxr-edge verify bundle --data chest_xray --limit 300 --layers --report verify.html
     """
     from cxr_edge.export.gates import load_gates
+    from cxr_edge.export.verify import open_for_verification, verify_bundle
 
     gates = load_gates(gates_file)
+    is_signed = (open_for_verification(bundle).folder / SIGNATURE).is_file()
+    for output in (report, markdown, junit):
+        if output:
+            check_writable(output)
     import_keras_quietly()
     from cxr_edge.export.progress import stages, table_console
     from cxr_edge.export.report import print_verification
-    from cxr_edge.export.verify import verify_bundle
 
     with stages() as progress:
         verification = verify_bundle(bundle, data, run, gates, limit, progress, layers, held_out)
     _write_reports(verification, report, markdown, junit)
+    if is_signed:
+        click.echo(f"{PARITY} is new, so the signature no longer holds: run cxr-edge sign {bundle}", err=True)
     if format == "json":
         emit(verification.to_dict(), format)
     else:

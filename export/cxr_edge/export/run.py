@@ -47,12 +47,16 @@ class Run:
             ) from error
         except ValueError as error:
             raise BundleError(f"{folder / 'run.json'}: not JSON ({error})") from error
-        if record.get("schema_version") != SCHEMA_VERSION:
+        found = record.get("schema_version") if isinstance(record, dict) else None
+        if found != SCHEMA_VERSION:
             raise BundleError(
-                f"{folder}: schema_version {record.get('schema_version')}; train again with this cxr-edge"
+                f"{folder / 'run.json'}: found schema_version {found}, expected {SCHEMA_VERSION}; "
+                "train again with this cxr-edge"
             )
         for name, key in (("model.keras", "model_sha256"), ("novelty.npz", "novelty_sha256")):
-            if sha256(folder / name) != record[key]:
+            if not (folder / name).is_file():
+                raise BundleError(f"{folder / name}: missing; copy the whole run again, or train again")
+            if sha256(folder / name) != record.get(key):
                 raise IntegrityError(f"{folder / name}: is not the network that run.json tells of; train again")
         return cls(folder, record)
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from cxr_edge.runtime.attribution import BASELINES, MAX_STEPS
-from cxr_edge.runtime.bundle import PRECISIONS, Bundle
+from cxr_edge.runtime.bundle import MANIFEST, PRECISIONS, Bundle, Manifest, ModelFile
 from cxr_edge.runtime.console import Row, emit, output_format
 from cxr_edge.runtime.engines import ENGINES
 from cxr_edge.runtime.errors import EXIT_BAD_INPUT, EXIT_CHECK_FAILED, EXIT_SOME_FAILED, ImageError, IntegrityError
@@ -20,6 +20,7 @@ from cxr_edge.runtime.files import write_atomically
 from cxr_edge.runtime.gradcam import encode_picture
 from cxr_edge.runtime.image import ImageSource, find_images
 from cxr_edge.runtime.predictor import METHODS, Explanation, Predictor, load, packaged_model
+from cxr_edge.runtime.signing import SIGNATURE
 
 F = TypeVar("F", bound=Callable[..., Any])
 STDIN = "-"
@@ -27,9 +28,19 @@ STDIN = "-"
 LONG_BATCH = 50
 
 
+#: The option --trusted, of every command that opens a bundle to use it.
+trusted_option = click.option(
+    "--trusted",
+    type=click.Path(path_type=Path),
+    metavar="KEY.pub",
+    help="Refuse the bundle unless it is signed with this key.",
+)
+
+
 def model_options(function: F) -> F:
     """The options that choose a model, an engine and a threshold."""
     for option in (
+        trusted_option,
         click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine.  [default: cores, up to 4]"),
         click.option(
             "--operating-point", metavar="NAME", help="Threshold to decide by.  [default: the manifest's first]"
@@ -103,36 +114,88 @@ def explain(
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@trusted_option
+@click.option("--bom", is_flag=True, help="Print what it was made of and with: a CycloneDX ML-BOM, as JSON.")
 @output_format("table", "json")
-def inspect(bundle: Path | None, format: str) -> None:
-    """Show what a bundle or a lone model file says of itself, and check its files against it."""
-    opened = Bundle.open(bundle or packaged_model())
-    manifest = opened.manifest
-    rows, intact = [], True
-    for file in manifest.all_files:
-        try:
-            opened.check(file)
-            state = "intact"
-        except IntegrityError as error:
-            click.echo(f"error: {error}", err=True)
-            state, intact = "changed", False
-        verified = {True: "passed", False: "failed", None: "not run"}[opened.verified(file)]
-        row = {"file": file.path, "engine": file.engine, "precision": file.precision, "MB": file.bytes / 1e6}
-        rows.append(row | {"content": state, "verify": verified})
+def inspect(bundle: Path | None, trusted: Path | None, bom: bool, format: str) -> None:
+    """Show what a bundle or a lone model file says of itself, and check its files against it.
+
+    \b
+      cxr-edge inspect bundle
+      cxr-edge inspect bundle --trusted key.pub                 # exit 2 if the signature is missing or bad
+      cxr-edge inspect bundle --bom > bom.json
+    """
+    opened = Bundle.open(bundle or packaged_model(), trusted)
+    if bom:
+        from cxr_edge.runtime.bom import bill_of_materials
+
+        emit(bill_of_materials(opened.manifest), "json")
+        return
+    rows = [_checked(opened, file) for file in opened.manifest.all_files]
+    signature = _signature(opened, trusted)
     if format == "json":
-        emit(json.loads(manifest.to_json()) | {"checks": rows}, format)
+        emit(json.loads(opened.manifest.to_json()) | {"signature": signature, "checks": rows}, format)
     else:
-        points = ", ".join(f"{p.name} p ≥ {p.threshold:.4f} ({p.chosen})" for p in manifest.operating_points)
-        feed = manifest.input
-        click.echo(f"model             {manifest.name}, exported {manifest.created}")
-        click.echo(
-            f"input             {feed.name}: {feed.dtype} (N, {feed.height}, {feed.width}, {feed.channels}) in [0, 255]"
-        )
-        click.echo(f"classes           {', '.join(manifest.classes)}")
-        click.echo(f"operating points  {points}\n")
+        click.echo(_summary(opened.manifest, signature))
         emit(rows, format)
-    if not intact:
+    if any(row["content"] != "intact" for row in rows):
         click.get_current_context().exit(EXIT_CHECK_FAILED)
+
+
+def _checked(bundle: Bundle, file: ModelFile) -> Row:
+    """A file's row of `inspect`; what is wrong with it goes to standard error."""
+    content = "intact"
+    try:
+        bundle.check(file)
+    except IntegrityError as error:
+        click.echo(f"error: {error}", err=True)
+        content = "changed"
+    if file in bundle.manifest.files and (warning := bundle.warning(file)):
+        click.echo(f"warning: {warning}", err=True)
+    verified = {True: "passed", False: "failed", None: "not run"}[bundle.verified(file)]
+    row = {"file": file.path, "engine": file.engine, "precision": file.precision, "MB": file.bytes / 1e6}
+    return row | {"content": content, "verify": verified}
+
+
+def _signature(bundle: Bundle, trusted: Path | None) -> str:
+    if bundle.signed is not None:
+        return f"by {trusted}, over {len(bundle.signed)} files"
+    signed = (bundle.folder / SIGNATURE).is_file() and (bundle.folder / MANIFEST).is_file()
+    return "not checked: name the public key with --trusted" if signed else "none"
+
+
+def _summary(manifest: Manifest, signature: str) -> str:
+    points = ", ".join(f"{p.name} p ≥ {p.threshold:.4f} ({p.chosen})" for p in manifest.operating_points)
+    feed = manifest.input
+    return (
+        f"model             {manifest.name}, exported {manifest.created}\n"
+        f"input             {feed.name}: {feed.dtype} (N, {feed.height}, {feed.width}, {feed.channels}) in [0, 255]\n"
+        f"classes           {', '.join(manifest.classes)}\n"
+        f"operating points  {points}\n"
+        f"signature         {signature}\n"
+    )
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--key", type=click.Path(path_type=Path), required=True, help="Private ECDSA key, a PEM file.")
+@click.option("--password", prompt=True, prompt_required=False, hide_input=True, help="Of the key; asked for if empty.")
+def sign(bundle: Path, key: Path, password: str | None) -> None:
+    """Sign every file of a bundle with a private key; writes model.sig into it.
+
+    Whoever has the public key then knows that nothing was changed, thresholds included: --trusted of predict, explain
+    and inspect, or load(..., trusted=key) in Python. Sign last: after verify, and after a TensorRT plan was built.
+
+    \b
+      openssl ecparam -name prime256v1 -genkey -noout -out key.pem
+      openssl ec -in key.pem -pubout -out key.pub
+      cxr-edge sign bundle --key key.pem
+      cxr-edge predict -m bundle --trusted key.pub xray.jpeg
+    """
+    from cxr_edge.runtime import signing
+
+    path = signing.sign(Bundle.open(bundle), key, password)
+    click.echo(f"signed: {path}")
 
 
 def _rows(predictor: Predictor, images: Sequence[str]) -> Iterator[Row]:

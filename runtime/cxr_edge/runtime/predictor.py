@@ -295,6 +295,7 @@ def load(
     precision: str = "auto",
     operating_point: str | None = None,
     threads: int | None = None,
+    trusted: str | os.PathLike[str] | None = None,
 ) -> Predictor:
     """Load a model.
 
@@ -310,23 +311,21 @@ def load(
         Name of the threshold to decide by; the manifest's first if None.
     threads
         CPU threads of the engine; up to 4 of the available cores if None.
+    trusted
+        Public key (PEM file) that the bundle must be signed with (`cxr-edge sign`); checked before anything is used.
 
     Raises
     ------
     BundleError, IntegrityError
-        If there is no bundle, or a file is not what the manifest vouches for.
+        If there is no bundle, a file is not what the manifest vouches for, or the signature is missing or bad.
     EngineError, MissingExtraError
         If the engine is not installed, has no file, or cannot run here.
     """
-    opened = Bundle.open(bundle or packaged_model())
+    opened = Bundle.open(bundle or packaged_model(), trusted)
     point = opened.manifest.operating_point(operating_point)
     file = select(opened, engine, precision)
-    if opened.verified(file) is False:
-        warnings.warn(
-            f"{file.path} failed its gate in `cxr-edge verify`: it may decide otherwise than the trained network",
-            CxrEdgeWarning,
-            stacklevel=2,
-        )
+    if warning := opened.warning(file):
+        warnings.warn(warning, CxrEdgeWarning, stacklevel=2)
     threads = threads or min(4, os.cpu_count() or 1)
     return Predictor(opened, file, open_engine(opened, file, threads), point, threads)
 

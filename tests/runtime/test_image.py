@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from cxr_edge.runtime import ImageError
-from cxr_edge.runtime.image import find_images, read_image
+from cxr_edge.runtime.folders import find_images
+from cxr_edge.runtime.image import read_image
 
 GRAY = np.tile(np.linspace(0, 255, 80).astype(np.uint8), (60, 1))
 

@@ -14,6 +14,7 @@ from cxr_edge.runtime.errors import (
     EngineError,
     ImageError,
     IntegrityError,
+    MissingDecoderError,
     MissingExtraError,
     UsageError,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "ImageError",
     "IntegrityError",
     "Manifest",
+    "MissingDecoderError",
     "MissingExtraError",
     "Prediction",
     "Predictor",

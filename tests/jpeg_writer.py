@@ -24,7 +24,7 @@ def lossless(pixels, bits, predictor=1):
     predicted[0, :], predicted[:, 0] = left[0, :], up[:, 0]
     predicted[0, 0] = 1 << (bits - 1)
     writer = _Writer()
-    for difference in (values - predicted).ravel():
+    for difference in ((values - predicted + 32768) % 65536 - 32768).ravel():
         size = int(abs(difference)).bit_length()
         writer.symbol(size)
         writer.magnitude(difference, size)

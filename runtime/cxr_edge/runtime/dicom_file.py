@@ -116,6 +116,8 @@ class DicomFile:
         What the data set is read from: the file, or the start of what it unpacks to if it is deflated.
     deflated
         The packed data set; empty if it is not deflated.
+    pixel_vr
+        Type of the pixel data element, such as b"OW"; in implicit VR it is no type.
     offset, length
         Where the value of the pixel data starts in the unpacked body, and its length in bytes or `UNDEFINED_LENGTH`.
     """
@@ -124,6 +126,7 @@ class DicomFile:
     header: Header
     body: bytes
     deflated: bytes
+    pixel_vr: bytes
     offset: int
     length: int
 
@@ -180,8 +183,7 @@ def read_file(data: bytes) -> DicomFile:
     implicit = not _has_vr(body[start : start + 8])
     order = ">" if syntax == EXPLICIT_BIG else "<"
     elements = {e.tag: e for e in _elements(stream, implicit, order, lambda tag: tag == Tag.PixelData)}
-    offset, length = _pixel_data(body, stream.tell(), order)
-    return DicomFile(syntax, Header(elements, order), body, deflated, offset, length)
+    return DicomFile(syntax, Header(elements, order), body, deflated, *_pixel_data(body, stream.tell(), order))
 
 
 def _elements(stream: BytesIO, implicit: bool, order: str, ends: Callable[[int], bool]) -> Iterator[Any]:
@@ -217,14 +219,14 @@ def _guess_syntax(head: bytes) -> str:
     return EXPLICIT_LITTLE if head[:1] != b"\0" else EXPLICIT_BIG
 
 
-def _pixel_data(body: bytes, at: int, order: str) -> tuple[int, int]:
-    """Offset and length of the pixel data's value, from the element at `at`."""
+def _pixel_data(body: bytes, at: int, order: str) -> tuple[bytes, int, int]:
+    """Type, offset and length of the pixel data's value, from the element at `at`."""
     head = body[at : at + 12]
     if len(head) < 8 or unpack(f"{order}HH", head[:4]) != (0x7FE0, 0x0010):
         raise ValueError("it holds no pixel data")
     size = 12 if head[4:6] in (b"OB", b"OW", b"UN") else 8
     (length,) = unpack_from(f"{order}I", head, size - 4)
-    return at + size, length
+    return head[4:6], at + size, length
 
 
 def _inflate(packed: bytes, limit: int) -> bytes:

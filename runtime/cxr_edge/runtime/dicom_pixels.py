@@ -121,10 +121,12 @@ def _read_native(file: DicomFile, layout: Layout) -> tuple[Codes, int]:
             f"{file.length} bytes of pixel data; expected {layout.size} "
             f"({layout.columns}×{layout.rows} of {layout.bits_allocated} bits)"
         )
-    data = file.native(layout.size)
+    data = file.native(file.length)
     if len(data) < layout.size:
         raise ValueError(f"pixel data end after {len(data)} of {layout.size} bytes")
-    codes = np.frombuffer(data, f"{file.header.order}u{layout.bits_allocated // 8}")
+    if file.header.order == ">" and file.pixel_vr == b"OW" and layout.bits_allocated == 8:
+        data = np.frombuffer(data, ">u2").astype("<u2").tobytes()  # bytes that are stored as words, swapped in pairs
+    codes = np.frombuffer(data, f"{file.header.order}u{layout.bits_allocated // 8}", layout.rows * layout.columns)
     return _unpacked(codes.reshape(layout.rows, layout.columns), layout)
 
 

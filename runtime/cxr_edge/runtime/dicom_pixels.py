@@ -9,7 +9,8 @@ Calls from several threads are safe, and GDCM's part of them runs one after the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from functools import cache
 from math import ceil
 from struct import unpack_from
@@ -52,6 +53,12 @@ SYNTAXES = {
 MAX_TILES = 1024
 # Start-of-frame markers: baseline, extended and progressive; lossless; JPEG-LS.
 _LOSSY_FRAMES, _LOSSLESS_FRAME, _LS_FRAME = (0xC0, 0xC1, 0xC2), 0xC3, 0xF7
+_FRAME_LENGTH = 11  # of one component
+_SCAN = 0xDA
+# Huffman and quantisation tables, restart interval, JPEG-LS parameters, comment, application data.
+_OTHER_SEGMENTS = frozenset({0xC4, 0xDB, 0xDD, 0xF8, 0xFE, *range(0xE0, 0xF0)})
+# Inside a scan, a marker that is neither a stuffed byte nor a restart.
+_MARKER_IN_SCAN = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,8 @@ class Stream:
     columns: int
     components: int
     bits: int
-    frame: int = 0  # the start-of-frame marker of the JPEG family
+    frame: int = 0  # the start-of-frame marker, and where the entropy-coded data start (JPEG and JPEG-LS)
+    scan: int = 0
 
 
 def read_codes(file: DicomFile, layout: Layout) -> tuple[Codes, int]:
@@ -145,6 +153,7 @@ def _decode(data: bytes, stream: Stream, layout: Layout, kind: str) -> Codes:
         from simplejpeg import decode_jpeg
 
         return decode_jpeg(data, "GRAY", strict=True)[:, :, 0]
+    _check_scan(data, stream.scan)
     # GDCM picks one of three libjpegs by the bits allocated; the one for 16 bits complains of lossy 12-bit files.
     allocated = stream.bits if stream.frame in _LOSSY_FRAMES else 8 if stream.bits <= 8 else 16
     return _gdcm_decode("JPEGCodec", data, layout, allocated, stream.bits)
@@ -163,23 +172,30 @@ def _check_stream(stream: Stream, layout: Layout) -> None:
 
 
 def _read_frame(data: bytes, kind: str) -> Stream:
-    """Read the frame header of a JPEG or JPEG-LS codestream, which follows a few marker segments."""
+    """Read the marker segments of a JPEG or JPEG-LS codestream up to its scan, without a gap between them.
+
+    GDCM ends the process where libjpeg has to look for the next marker, so gaps must not reach it.
+    """
     expected = (_LS_FRAME,) if kind == "jpeg-ls" else (*_LOSSY_FRAMES, _LOSSLESS_FRAME)
-    if data[:2] != b"\xff\xd8":
-        raise ValueError(f"the compressed image is not {kind.upper()}")
-    at = 2
-    while at + 10 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
-        if marker in expected:
+    stream, at = None, 2
+    while data[:2] == b"\xff\xd8" and at + 10 <= len(data) and data[at] == 0xFF:
+        marker, length = unpack_from(">BH", data, at + 1)
+        if marker == _SCAN and stream:
+            return replace(stream, scan=at + 2 + length)
+        if marker in expected and length == _FRAME_LENGTH and not stream:
             bits, rows, columns, components = unpack_from(">BHHB", data, at + 4)
-            return Stream(rows, columns, components, bits, marker)
-        if marker == 0xDA:
+            stream = Stream(rows, columns, components, bits, marker)
+        elif marker not in _OTHER_SEGMENTS or length < 2:
             break
-        at += 2 + int(unpack_from(">H", data, at + 2)[0])
-    raise ValueError(f"the compressed image has no frame header of {kind.upper()}")
+        at += 2 + length
+    raise ValueError(f"the compressed image is not {kind.upper()}, or its header is damaged")
+
+
+def _check_scan(data: bytes, start: int) -> None:
+    """Check that a scan ends with the end of the image, for decoders that do not."""
+    marker = _MARKER_IN_SCAN.search(data, start)
+    if not marker or marker[1] != b"\xd9" or data[marker.end() :].strip(b"\0"):
+        raise ValueError("the compressed image is damaged or cut short")
 
 
 def _read_siz(data: bytes) -> Stream:

@@ -64,8 +64,8 @@ def decode_dicom(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Gray:
             f"{name}: DICOM that needs the package '{error.name}'; run: pip install 'cxr-edge[dicom]'"
         ) from error
     except Exception as error:  # pydicom and the decoders raise whatever they come across
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"{name}: DICOM that cannot be read ({reason}); export the file again") from error
+        reason = error if isinstance(error, ValueError) else "its header is damaged"
+        raise ImageError(f"{name}: DICOM that cannot be read: {reason}; export the file again") from error
 
 
 def _check_radiograph(header: Header, name: str) -> None:

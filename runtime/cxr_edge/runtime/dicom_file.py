@@ -21,7 +21,7 @@ UNDEFINED_LENGTH = 0xFFFFFFFF
 #: A deflated header may be so long when unpacked (bytes); private elements of some megabytes exist.
 MAX_DEFLATED_HEADER = 16 << 20
 _CHARACTER_SET = 0x00080005
-_ITEM, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE0DD
+_ITEM, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 
 
 class Tag(IntEnum):
@@ -149,11 +149,12 @@ class DicomFile:
         fragments: list[bytes] = []
         at = self.offset
         while True:
-            group, element, length = unpack_from("<HHI", self.body, at)
-            at += 8
-            if (group << 16 | element) == _SEQUENCE_END:
+            head = self.body[at : at + 8]
+            if head[:4] == _SEQUENCE_END:
                 return fragments
-            if (group << 16 | element) != _ITEM or at + length > len(self.body):
+            length = unpack("<I", head[4:])[0] if len(head) == 8 else 0
+            at += 8
+            if head[:4] != _ITEM or at + length > len(self.body):
                 raise ValueError("fragments of the pixel data are damaged or cut short")
             fragments.append(self.body[at : at + length])
             at += length

@@ -55,8 +55,8 @@ MAX_TILES = 1024
 _LOSSY_FRAMES, _LOSSLESS_FRAME, _LS_FRAME = (0xC0, 0xC1, 0xC2), 0xC3, 0xF7
 _FRAME_LENGTH = 11  # of one component
 _SCAN = 0xDA
-# Huffman and quantisation tables, restart interval, JPEG-LS parameters, comment, application data.
-_OTHER_SEGMENTS = frozenset({0xC4, 0xDB, 0xDD, 0xF8, 0xFE, *range(0xE0, 0xF0)})
+# Huffman and quantisation tables, restart interval, JPEG-LS parameters; application data and comments.
+_TABLES, _APPLICATION = frozenset({0xC4, 0xDB, 0xDD, 0xF8}), frozenset({*range(0xE0, 0xF0), 0xFE})
 # Inside a scan, a marker that is neither a stuffed byte nor a restart.
 _MARKER_IN_SCAN = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 
@@ -80,14 +80,14 @@ class Layout:
 
 @dataclass(frozen=True)
 class Stream:
-    """What a codestream's own header says."""
+    """A codestream, and what its own header says."""
 
+    data: bytes
     rows: int
     columns: int
     components: int
     bits: int
-    frame: int = 0  # the start-of-frame marker, and where the entropy-coded data start (JPEG and JPEG-LS)
-    scan: int = 0
+    frame: int = 0  # the start-of-frame marker of JPEG and JPEG-LS
 
 
 def read_codes(file: DicomFile, layout: Layout) -> tuple[Codes, int]:
@@ -117,7 +117,7 @@ def read_codes(file: DicomFile, layout: Layout) -> tuple[Codes, int]:
         return _unpacked(codes, layout)
     stream = _read_siz(data) if kind == "jpeg2000" else _read_frame(data, kind)
     _check_stream(stream, layout)
-    codes = _decode(data, stream, layout, kind)
+    codes = _decode(stream, layout, kind)
     bits = min(stream.bits, layout.bits_stored) if layout.signed else stream.bits
     return codes & codes.dtype.type((1 << bits) - 1), bits
 
@@ -144,19 +144,18 @@ def _unpacked(codes: Codes, layout: Layout) -> tuple[Codes, int]:
     return (codes >> codes.dtype.type(layout.high_bit + 1 - layout.bits_stored)) & mask, layout.bits_stored
 
 
-def _decode(data: bytes, stream: Stream, layout: Layout, kind: str) -> Codes:
-    if kind == "jpeg2000":
-        return _gdcm_decode("JPEG2000Codec", data, layout, 8 if stream.bits <= 8 else 16, stream.bits)
-    if kind == "jpeg-ls":
-        return _gdcm_decode("JPEGLSCodec", data, layout, 8 if stream.bits <= 8 else 16, stream.bits)
-    if stream.frame in _LOSSY_FRAMES and stream.bits == 8:
+def _decode(stream: Stream, layout: Layout, kind: str) -> Codes:
+    lossy = stream.frame in _LOSSY_FRAMES
+    if lossy and stream.bits == 8:
         from simplejpeg import decode_jpeg
 
-        return decode_jpeg(data, "GRAY", strict=True)[:, :, 0]
-    _check_scan(data, stream.scan)
+        return decode_jpeg(stream.data, "GRAY", strict=True)[:, :, 0]
+    codec = {"jpeg": "JPEGCodec", "jpeg-ls": "JPEGLSCodec", "jpeg2000": "JPEG2000Codec"}[kind]
+    if kind == "jpeg":
+        _check_scan(stream.data)
     # GDCM picks one of three libjpegs by the bits allocated; the one for 16 bits complains of lossy 12-bit files.
-    allocated = stream.bits if stream.frame in _LOSSY_FRAMES else 8 if stream.bits <= 8 else 16
-    return _gdcm_decode("JPEGCodec", data, layout, allocated, stream.bits)
+    allocated = stream.bits if lossy else 8 if stream.bits <= 8 else 16
+    return _gdcm_decode(codec, stream.data, layout, allocated, stream.bits)
 
 
 def _check_stream(stream: Stream, layout: Layout) -> None:
@@ -172,28 +171,30 @@ def _check_stream(stream: Stream, layout: Layout) -> None:
 
 
 def _read_frame(data: bytes, kind: str) -> Stream:
-    """Read the marker segments of a JPEG or JPEG-LS codestream up to its scan, without a gap between them.
+    """Read the marker segments of a JPEG or JPEG-LS codestream up to its scan; those of applications are left out.
 
-    GDCM ends the process where libjpeg has to look for the next marker, so gaps must not reach it.
+    GDCM ends the process where libjpeg warns of something in them: bytes between them, an unknown JFIF version.
     """
-    expected = (_LS_FRAME,) if kind == "jpeg-ls" else (*_LOSSY_FRAMES, _LOSSLESS_FRAME)
-    stream, at = None, 2
-    while data[:2] == b"\xff\xd8" and at + 10 <= len(data) and data[at] == 0xFF:
+    frames = (_LS_FRAME,) if kind == "jpeg-ls" else (*_LOSSY_FRAMES, _LOSSLESS_FRAME)
+    kept, stream, at = bytearray(data[:2]), None, 2
+    while kept[:2] == b"\xff\xd8" and at + 10 <= len(data) and data[at] == 0xFF:
         marker, length = unpack_from(">BH", data, at + 1)
         if marker == _SCAN and stream:
-            return replace(stream, scan=at + 2 + length)
-        if marker in expected and length == _FRAME_LENGTH and not stream:
+            return replace(stream, data=bytes(kept) + data[at:])
+        if marker in frames and length == _FRAME_LENGTH and not stream:
             bits, rows, columns, components = unpack_from(">BHHB", data, at + 4)
-            stream = Stream(rows, columns, components, bits, marker)
-        elif marker not in _OTHER_SEGMENTS or length < 2:
+            stream = Stream(b"", rows, columns, components, bits, marker)
+        elif marker not in _TABLES | _APPLICATION or length < 2:
             break
+        if marker not in _APPLICATION:
+            kept += data[at : at + 2 + length]
         at += 2 + length
     raise ValueError(f"the compressed image is not {kind.upper()}, or its header is damaged")
 
 
-def _check_scan(data: bytes, start: int) -> None:
-    """Check that a scan ends with the end of the image, for decoders that do not."""
-    marker = _MARKER_IN_SCAN.search(data, start)
+def _check_scan(data: bytes) -> None:
+    """Check that the scan ends with the end of the image, for a decoder that does not."""
+    marker = _MARKER_IN_SCAN.search(data, data.index(b"\xff\xda") + 2)
     if not marker or marker[1] != b"\xd9" or data[marker.end() :].strip(b"\0"):
         raise ValueError("the compressed image is damaged or cut short")
 
@@ -207,7 +208,7 @@ def _read_siz(data: bytes) -> Stream:
         raise ValueError(
             f"{right}×{bottom} pixels in tiles of {tile_width}×{tile_height}; expected 1 to {MAX_TILES} tiles"
         )
-    return Stream(bottom - top, right - left, components, (bits & 0x7F) + 1)
+    return Stream(data, bottom - top, right - left, components, (bits & 0x7F) + 1)
 
 
 def _check_rle(data: bytes, layout: Layout) -> None:

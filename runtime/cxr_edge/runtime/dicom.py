@@ -60,8 +60,9 @@ def decode_dicom(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Gray:
     except CxrEdgeError:
         raise
     except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
         raise MissingDecoderError(
-            f"{name}: DICOM that needs the package '{error.name}'; run: pip install 'cxr-edge[dicom]'"
+            f"{name}: DICOM that needs the package '{package}'; run: pip install 'cxr-edge[dicom]'"
         ) from error
     except Exception as error:  # pydicom and the decoders raise whatever they come across
         reason = error if isinstance(error, ValueError) else "its header is damaged"

@@ -43,7 +43,8 @@ def starts_data_set(head: bytes) -> bool:
     if head[4:6] in _DICOM_VRS:
         return True
     (length,) = unpack_from("<I", head, 4)
-    return order == "<" and group == 0x0008 and 0 < length <= 64 and length % 2 == 0
+    lengths = (4,) if element == 0 else range(2, 65, 2)  # element 0 is the length of the group
+    return order == "<" and group == 0x0008 and length in lengths
 
 
 def _is_bmp(head: bytes) -> bool:

@@ -30,6 +30,8 @@ def seeds():
     import numpy as np
     from dicom_files import LOSSY, TRANSFER_SYNTAXES, dicom, radiograph, sequence
 
+    from cxr_edge.runtime.dicom_samples import SAMPLES, sample
+
     files = []
     for syntax in TRANSFER_SYNTAXES:
         for bits in {"JPEGBaseline8Bit": (8,), "JPEGExtended12Bit": (12,)}.get(syntax, (8, 12, 16)):
@@ -40,7 +42,7 @@ def seeds():
     for syntax in ("ImplicitVRLittleEndian", "ExplicitVRLittleEndian", "JPEGLossless"):
         files.append(dicom(radiograph(), syntax, VOILUTSequence=lut, ModalityLUTSequence=lut))
         files.append(dicom(radiograph(), syntax, WindowCenter=[900, 5], WindowWidth=[700, 9], PixelPaddingValue=0))
-    files.append(files[0][132:])
+    files += [files[0][132:], *map(sample, SAMPLES)]
     return files
 
 

@@ -49,12 +49,12 @@ def test_loops_pipes_and_broken_links_do_not_hang(tmp_path):
     assert find_images(tmp_path / "absent") == []
 
 
-def test_a_hundred_thousand_files_are_listed_in_seconds(tmp_path):
-    for number in range(5000):
+def test_100_000_files_would_be_listed_in_less_than_20_seconds(tmp_path):
+    for number in range(2000):
         (tmp_path / f"IM{number:06d}").write_bytes(PREAMBLE)
     began = time.process_time()
-    assert len(find_images(tmp_path)) == 5000
-    assert time.process_time() - began < 1.0  # a twentieth of 20 s; 0.1 s here
+    assert len(find_images(tmp_path)) == 2000
+    assert time.process_time() - began < 20 / 50
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpeg", ".bmp", ".tiff", ".webp"])

@@ -51,6 +51,8 @@ SYNTAXES = {
 }
 #: JPEG 2000 allows 65,535 tiles, each of which costs OpenJPEG kilobytes; a radiograph has one or a few hundred.
 MAX_TILES = 1024
+#: No radiograph packs more pixels than this into a byte; up to so many pixels it is not asked.
+MAX_PIXELS_PER_BYTE, PLAUSIBLE_PIXELS = 256, 1_000_000
 # Start-of-frame markers: baseline, extended and progressive; lossless; JPEG-LS.
 _LOSSY_FRAMES, _LOSSLESS_FRAME, _LS_FRAME = (0xC0, 0xC1, 0xC2), 0xC3, 0xF7
 _FRAME_LENGTH = 11  # of one component
@@ -105,6 +107,7 @@ def read_codes(file: DicomFile, layout: Layout) -> tuple[Codes, int]:
         If GDCM is needed and not installed.
     """
     kind = SYNTAXES[file.syntax][1]
+    _check_plausible(len(file.deflated or file.body), layout)
     if kind == "native":
         return _read_native(file, layout)
     offsets, *fragments = file.fragments() or [b""]
@@ -120,6 +123,13 @@ def read_codes(file: DicomFile, layout: Layout) -> tuple[Codes, int]:
     codes = _decode(stream, layout, kind)
     bits = min(stream.bits, layout.bits_stored) if layout.signed else stream.bits
     return codes & codes.dtype.type((1 << bits) - 1), bits
+
+
+def _check_plausible(size: int, layout: Layout) -> None:
+    """Refuse a small file that claims many pixels: some decoders would allocate and fill them all."""
+    pixels = layout.rows * layout.columns
+    if pixels > max(PLAUSIBLE_PIXELS, size * MAX_PIXELS_PER_BYTE):
+        raise ValueError(f"{size} bytes cannot hold a radiograph of {layout.columns}×{layout.rows} pixels")
 
 
 def _read_native(file: DicomFile, layout: Layout) -> tuple[Codes, int]:
@@ -178,6 +188,9 @@ def _read_frame(data: bytes, kind: str) -> Stream:
     frames = (_LS_FRAME,) if kind == "jpeg-ls" else (*_LOSSY_FRAMES, _LOSSLESS_FRAME)
     kept, stream, at = bytearray(data[:2]), None, 2
     while kept[:2] == b"\xff\xd8" and at + 10 <= len(data) and data[at] == 0xFF:
+        if data[at + 1] == 0xFF:  # a fill byte
+            at += 1
+            continue
         marker, length = unpack_from(">BH", data, at + 1)
         if marker == _SCAN and stream:
             return replace(stream, data=bytes(kept) + data[at:])

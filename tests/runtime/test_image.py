@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cxr_edge.runtime import ImageError
-from cxr_edge.runtime.image import find_images, read_image
+from cxr_edge.runtime.image import read_image
 
 GRAY = np.tile(np.linspace(0, 255, 80).astype(np.uint8), (60, 1))
 
@@ -101,10 +101,3 @@ def test_dicom_is_windowed_and_monochrome1_inverted(tmp_path, photometric):
     path.write_bytes(path.read_bytes()[:600])
     with pytest.raises(ImageError, match="DICOM"):
         read_image(path)
-
-
-def test_find_images_is_sorted_and_by_suffix(tmp_path):
-    for name in ("b.PNG", "a.jpeg", "notes.txt", "sub/c.dcm"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert [p.name for p in find_images(tmp_path)] == ["a.jpeg", "b.PNG", "c.dcm"]

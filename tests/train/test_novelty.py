@@ -4,7 +4,7 @@ import pytest
 from support import SHARED, needs_shared
 
 from cxr_edge.runtime import load
-from cxr_edge.runtime.image import find_images
+from cxr_edge.runtime.folders import find_images
 from cxr_edge.train.novelty import DIRECTIONS, Novelty, fit_novelty
 
 

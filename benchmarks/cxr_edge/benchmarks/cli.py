@@ -14,7 +14,7 @@ from cxr_edge.runtime.console import emit, output_format
 from cxr_edge.runtime.engines import ENGINES
 from cxr_edge.runtime.errors import EXIT_CHECK_FAILED, ImageError
 from cxr_edge.runtime.files import write_atomically
-from cxr_edge.runtime.image import find_images
+from cxr_edge.runtime.folders import find_images
 from cxr_edge.runtime.predictor import packaged_model
 from cxr_edge.runtime.quiet import import_keras_quietly
 

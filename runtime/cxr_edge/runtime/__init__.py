@@ -20,6 +20,7 @@ from cxr_edge.runtime.errors import (
     EngineError,
     ImageError,
     IntegrityError,
+    MissingDecoderError,
     MissingExtraError,
     UsageError,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "ImageError",
     "IntegrityError",
     "Manifest",
+    "MissingDecoderError",
     "MissingExtraError",
     "Prediction",
     "Predictor",

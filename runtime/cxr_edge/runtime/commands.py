@@ -17,8 +17,9 @@ from cxr_edge.runtime.console import Row, emit, output_format
 from cxr_edge.runtime.engines import ENGINES
 from cxr_edge.runtime.errors import EXIT_BAD_INPUT, EXIT_CHECK_FAILED, EXIT_SOME_FAILED, ImageError, IntegrityError
 from cxr_edge.runtime.files import write_atomically
+from cxr_edge.runtime.folders import find_images
 from cxr_edge.runtime.gradcam import encode_picture
-from cxr_edge.runtime.image import ImageSource, find_images
+from cxr_edge.runtime.image import ImageSource
 from cxr_edge.runtime.predictor import METHODS, Explanation, Predictor, load, packaged_model
 from cxr_edge.runtime.signing import SIGNATURE
 

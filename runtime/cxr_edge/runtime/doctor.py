@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from os import cpu_count
 
 import click
@@ -12,8 +12,10 @@ import click
 from cxr_edge.runtime.bundle import Bundle
 from cxr_edge.runtime.console import Row, emit, output_format
 from cxr_edge.runtime.engines import ENGINES, available_engines, missing_extra
-from cxr_edge.runtime.errors import EXIT_CHECK_FAILED, CxrEdgeError
+from cxr_edge.runtime.errors import EXIT_CHECK_FAILED, CxrEdgeError, MissingDecoderError
 from cxr_edge.runtime.predictor import load
+
+INSTALL_DICOM = "pip install 'cxr-edge[dicom]'"
 
 
 @click.command()
@@ -26,7 +28,7 @@ def doctor(bundle: str | None, format: str) -> None:
         _row("python", "ok", platform.python_version()),
         *(_row(package, "ok", version(package)) for package in ("cxr-edge", "numpy", "opencv-python-headless")),
         *(_engine_row(engine) for engine in ENGINES),
-        _dicom_row(),
+        *_dicom_rows(),
     ]
     if bundle:
         rows += _bundle_rows(bundle)
@@ -54,11 +56,33 @@ def _engine_row(engine: str) -> Row:
     return _row(f"engine {engine}", "ok", detail)
 
 
-def _dicom_row() -> Row:
+def _dicom_rows() -> list[Row]:
+    """What opens, found by opening a small file of each transfer syntax; a row more for each that does not."""
+    from cxr_edge.runtime.dicom_pixels import SYNTAXES
+    from cxr_edge.runtime.dicom_samples import SAMPLES
+
+    states = {SYNTAXES[syntax][0]: _dicom_state(syntax) for syntax in SAMPLES}
+    opened = [name for name, (state, _) in states.items() if state == "ok"]
+    if not opened and all(state == "absent" for state, _ in states.values()):
+        return [_row("DICOM", "absent", INSTALL_DICOM)]
+    return [
+        _row("DICOM", "ok" if opened else "failed", f"opens {', '.join(opened) or 'nothing'}"),
+        *(_row(f"DICOM {name}", *state) for name, state in states.items() if name not in opened),
+    ]
+
+
+def _dicom_state(syntax: str) -> tuple[str, str]:
+    """State and detail of one transfer syntax; it is ok only if the pixels are right."""
+    from cxr_edge.runtime.dicom import decode_dicom
+    from cxr_edge.runtime.dicom_samples import is_sample, sample
+
     try:
-        return _row("DICOM", "ok", f"pydicom {version('pydicom')}")
-    except PackageNotFoundError:
-        return _row("DICOM", "absent", "pip install 'cxr-edge[dicom]'")
+        right = is_sample(decode_dicom(sample(syntax), "sample"))
+    except MissingDecoderError:
+        return "absent", INSTALL_DICOM
+    except CxrEdgeError as error:
+        return "failed", str(error)
+    return ("ok", "") if right else ("failed", f"wrong pixels; reinstall its decoders: {INSTALL_DICOM}")
 
 
 def _bundle_rows(path: str) -> list[Row]:

@@ -10,6 +10,7 @@
     │   └── IntegrityError                  … whose content differs from its manifest
     ├── EngineError (RuntimeError)          an engine that cannot run here, or ran elsewhere than asked
     └── MissingExtraError (ImportError)     an optional dependency that is not installed
+        └── MissingDecoderError             … without which one image cannot be read; an ImageError, too
 """
 
 from __future__ import annotations
@@ -52,6 +53,14 @@ class MissingExtraError(CxrEdgeError, ImportError):
     def __init__(self, extra: str, module: str | None = None) -> None:
         what = f"'{module}' is not installed" if module else "a package is not installed"
         super().__init__(f"{what}; run: pip install 'cxr-edge[{extra}]'")
+        self.extra = extra
+
+
+class MissingDecoderError(ImageError, MissingExtraError):
+    """One image whose decoder is not installed; in a batch, only that image fails."""
+
+    def __init__(self, message: str, extra: str = "dicom") -> None:
+        CxrEdgeError.__init__(self, message)
         self.extra = extra
 
 

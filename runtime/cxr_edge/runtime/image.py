@@ -13,13 +13,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.runtime.errors import ImageError, MissingExtraError
+from cxr_edge.runtime.errors import ImageError
+from cxr_edge.runtime.signatures import is_dicom
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | npt.NDArray[np.generic]"
 Gray: TypeAlias = npt.NDArray[np.uint8]
 
-#: File suffixes that a folder is searched for.
-SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".dcm"})
+#: More pixels than this are refused before one is decoded.
+MAX_PIXELS = 100_000_000
 #: Shorter sides than this carry no radiograph (pixels).
 MIN_SIDE = 32
 
@@ -41,8 +42,8 @@ def read_image(source: ImageSource) -> Gray:
     ------
     ImageError
         If the source is missing, empty, truncated, not an image, or too small to be a radiograph.
-    MissingExtraError
-        If the source is DICOM and pydicom is not installed.
+    MissingDecoderError
+        If the source is DICOM and what decodes it is not installed; an ImageError, too.
     """
     if isinstance(source, np.ndarray):
         return _checked(_from_array(source), "array")
@@ -56,16 +57,13 @@ def read_image(source: ImageSource) -> Gray:
     return _checked(_decode(data, str(path)), str(path))
 
 
-def find_images(folder: Path) -> list[Path]:
-    """All image files below `folder` by suffix, sorted."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-
-
 def _decode(data: bytes, name: str) -> Gray:
     if not data:
         raise ImageError(f"{name}: empty (0 bytes); copy the file again")
-    if data[128:132] == b"DICM":
-        return _decode_dicom(data, name)
+    if is_dicom(data):
+        from cxr_edge.runtime.dicom import decode_dicom
+
+        return decode_dicom(data, name, MAX_PIXELS)
     try:
         # ANYDEPTH keeps 16-bit PNG and TIFF, which plain GRAYSCALE would cut to their upper 8 bits.
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
@@ -74,26 +72,6 @@ def _decode(data: bytes, name: str) -> Gray:
     if pixels is None:
         raise ImageError(f"{name}: not an image, or cut short; expected JPEG, PNG, TIFF, BMP, WebP or DICOM")
     return _to_uint8(pixels, name)
-
-
-def _decode_dicom(data: bytes, name: str) -> Gray:
-    try:
-        import pydicom
-        from pydicom.pixels import apply_modality_lut, apply_voi_lut
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("dicom", error.name) from error
-    from io import BytesIO
-
-    try:
-        dataset = pydicom.dcmread(BytesIO(data))
-        values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
-    except Exception as error:  # pydicom and its plug-ins raise whatever their codecs raise
-        raise ImageError(f"{name}: DICOM without readable pixels ({error})") from error
-    if values.ndim != 2:
-        raise ImageError(f"{name}: DICOM of shape {values.shape}; expected one grayscale frame")
-    gray = _stretch(values, name)
-    # MONOCHROME1 stores bright as 0.
-    return 255 - gray if dataset.get("PhotometricInterpretation") == "MONOCHROME1" else gray
 
 
 def _from_array(array: npt.NDArray[np.generic]) -> Gray:
@@ -111,10 +89,10 @@ def _from_array(array: npt.NDArray[np.generic]) -> Gray:
 
 
 def _to_uint8(pixels: npt.NDArray[np.generic], name: str) -> Gray:
-    return np.ascontiguousarray(pixels) if pixels.dtype == np.uint8 else _stretch(pixels, name)
+    return np.ascontiguousarray(pixels) if pixels.dtype == np.uint8 else stretch(pixels, name)
 
 
-def _stretch(values: npt.NDArray[np.generic], name: str) -> Gray:
+def stretch(values: npt.NDArray[np.generic], name: str) -> Gray:
     """Map [min, max] of the image to [0, 255]: detectors fill 10 to 14 of 16 bits, so the type's range says nothing."""
     scaled = values.astype(np.float32)
     low, high = float(scaled.min()), float(scaled.max())

@@ -10,8 +10,8 @@ import zlib
 from collections.abc import Iterator
 
 from cxr_edge.runtime.errors import ImageError
-from cxr_edge.runtime.header import Header, least_bytes
-from cxr_edge.runtime.tiff import DEFLATE_RATIO, read_tiff
+from cxr_edge.runtime.header import MAX_PIXELS, Header, least_bytes
+from cxr_edge.runtime.tiff import DEFLATE_RATIO, check_sums, read_tiff
 
 #: What `read_image` reads, for messages.
 ACCEPTED = "JPEG, PNG, TIFF, BMP, WebP or DICOM"
@@ -39,8 +39,8 @@ def sniff(start: bytes) -> str | None:
     return next((kind for signature, kind in _SIGNATURES.items() if start.startswith(signature)), None)
 
 
-def read_header(data: bytes, name: str) -> Header:
-    """Read what a PNG, TIFF, BMP or WebP file claims of its picture.
+def check_file(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header:
+    """Refuse a PNG, TIFF, BMP or WebP file that OpenCV should not be given.
 
     Parameters
     ----------
@@ -48,22 +48,35 @@ def read_header(data: bytes, name: str) -> Header:
         The whole file.
     name
         What errors call it.
+    max_pixels
+        More pixels than this are refused.
+
+    Returns
+    -------
+    What the file claims of its picture.
 
     Raises
     ------
     ImageError
-        If it is none of these formats, is cut short, contradicts itself, or is a kind that is not supported.
+        If it is none of these formats, is cut short, contradicts itself, has a wrong checksum, is of a kind that is not
+        supported, or claims too much (see `Header.check`).
     """
     kind = sniff(data)
     if kind not in _READERS:
         start = data[:8].hex(" ")
         raise ImageError(f"{name}: not an image; found a file that starts with {start}, expected {ACCEPTED}")
     try:
-        return _READERS[kind](data)
+        header = _READERS[kind](data)
+        header.check(name, max_pixels)
+        if kind == "TIFF":
+            check_sums(data)
+    except ImageError:
+        raise
     except (struct.error, IndexError) as error:
         raise ImageError(f"{name}: {kind} file is cut short; copy the file again") from error
     except ValueError as error:
         raise ImageError(f"{name}: {kind} file {error}") from error
+    return header
 
 
 def _read_png(data: bytes) -> Header:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.runtime.errors import ImageError, MissingExtraError
-from cxr_edge.runtime.formats import read_header, sniff
+from cxr_edge.runtime.formats import check_file, sniff
 from cxr_edge.runtime.header import MAX_PIXELS, max_memory
 from cxr_edge.runtime.jpeg import decode_jpeg
 
@@ -84,9 +84,7 @@ def _decode(data: bytes, name: str, min_height: int, min_width: int, max_pixels:
         return _decode_dicom(data, name)
     if kind == "JPEG":
         return decode_jpeg(data, name, min_height, min_width, max_pixels)
-    header = read_header(data, name)
-    header.check(name, max_pixels)
-    return _decode_opencv(data, name, header.format)
+    return _decode_opencv(data, name, check_file(data, name, max_pixels).format)
 
 
 def _decode_opencv(data: bytes, name: str, kind: str) -> Gray:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +18,7 @@ DEFLATE_RATIO = 1032
 #: Compressions that are read, with the most that each can reach. LZW: a code of 12 bits for at most 3,839 bytes;
 #: PackBits: 2 bytes for at most 128. JPEG inside TIFF is not read, because OpenCV does not report corrupt data there.
 _RATIO = {1: 1, 5: 2560, 8: DEFLATE_RATIO, 32946: DEFLATE_RATIO, 32773: 64}
+_DEFLATE = frozenset({8, 32946})
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _OFFSETS, _SAMPLES, _ROWS, _COUNTS, _PLANAR = (
     256, 257, 258, 259, 273, 277, 278, 279, 284,
 )  # fmt: skip
@@ -23,9 +27,42 @@ _WANTED = frozenset(
     {_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _OFFSETS, _SAMPLES, _ROWS, _COUNTS, _PLANAR}
     | {_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS}
 )
+_INFLATED = 2**20  # bytes at a time, so that a strip takes no more memory than that
 _DTYPES = {1: "u1", 3: "u2", 4: "u4", 16: "u8"}
-_ARRAYS = frozenset({_OFFSETS, _COUNTS, _TILE_OFFSETS, _TILE_COUNTS})
-Tags = Mapping[int, npt.NDArray[np.uint64]]
+Values: TypeAlias = "npt.NDArray[np.uint64]"
+Tags: TypeAlias = "Mapping[int, Values]"
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How the pixels lie in strips or tiles ("pieces")."""
+
+    height: int
+    width: int
+    bits: int
+    samples: int
+    compression: int
+    planes: int  # 1, or `samples` if each sample has pieces of its own
+    tiled: bool
+    piece_height: int
+    piece_width: int
+    offsets: Values
+    counts: Values  # bytes
+
+    @property
+    def pieces(self) -> int:
+        return self.planes * -(-self.height // self.piece_height) * -(-self.width // self.piece_width)
+
+    @property
+    def row_bytes(self) -> int:
+        return -(-self.piece_width * self.bits * (self.samples // self.planes) // 8)
+
+    @property
+    def decoded(self) -> int:
+        """Bytes of all pixels; strips at the bottom are cut to the picture, tiles are whole."""
+        if self.tiled:
+            return self.pieces * self.piece_height * self.row_bytes
+        return self.planes * self.height * self.row_bytes
 
 
 def read_tiff(data: bytes) -> Header:
@@ -38,43 +75,71 @@ def read_tiff(data: bytes) -> Header:
     struct.error
         If the file is cut short.
     """
-    tags = _read_tags(data)
-    height, width, bits = _one(tags, _HEIGHT), _one(tags, _WIDTH), _one(tags, _BITS, 1)
-    samples, compression = _one(tags, _SAMPLES, 1), _one(tags, _COMPRESSION, 1)
-    if compression not in _RATIO:
-        raise ValueError(f"has compression {compression}; expected none, LZW, Deflate or PackBits. Save it as PNG")
-    if not 1 <= bits <= 64 or not 1 <= samples <= 16:
-        raise ValueError(f"has {samples} samples of {bits} bits; expected 8 or 16 bits. Save it as PNG")
-    planes = samples if _one(tags, _PLANAR, 1) == 2 else 1
-    piece_height, piece_width, offsets, counts = _pieces(tags, height, width)
-    pieces = planes * -(-height // piece_height) * -(-width // piece_width)
-    if len(offsets) < pieces or len(counts) < pieces:
-        raise ValueError(f"has {min(len(offsets), len(counts))} strips or tiles; expected {pieces}. Copy it again")
-    size = len(data)
-    if (offsets > size).any() or (counts > size - np.minimum(offsets, size)).any():
+    layout, size = _read_layout(data), len(data)
+    if layout.compression not in _RATIO:
+        found = layout.compression
+        raise ValueError(f"has compression {found}; expected none, LZW, Deflate or PackBits. Save it as PNG")
+    if not 1 <= layout.bits <= 64 or not 1 <= layout.samples <= 16:
+        raise ValueError(f"has {layout.samples} samples of {layout.bits} bits; expected 8 or 16 bits. Save it as PNG")
+    if min(layout.piece_height, layout.piece_width) < 1:
+        sides = f"{layout.piece_width}×{layout.piece_height}"
+        raise ValueError(f"has strips or tiles of {sides} pixels; expected at least 1×1. Copy it again")
+    found = min(len(layout.offsets), len(layout.counts))
+    if found < layout.pieces:
+        raise ValueError(f"has {found} strips or tiles; expected {layout.pieces}. Copy it again")
+    if (layout.offsets > size).any() or (layout.counts > size - np.minimum(layout.offsets, size)).any():
         raise ValueError(f"has strips or tiles that lie past its end of {size:,} bytes; copy the file again")
-    piece_bytes = piece_height * -(-piece_width * bits * (samples // planes) // 8)
-    # Strips at the bottom are cut to the picture; tiles are whole.
-    decoded = pieces * piece_bytes if _TILE_WIDTH in tags else planes * height * (piece_bytes // piece_height)
-    least = least_bytes(decoded, _RATIO[compression]) if compression != 1 else decoded
-    # OpenCV decodes strip by strip or tile by tile, at up to 4 bytes a pixel; what has more than 8 bits is stretched.
-    memory = height * width * (2 if bits <= 8 else 1 + bits // 4) + max(piece_bytes, 4 * piece_height * piece_width)
-    return Header("TIFF", height, width, min(int(counts.sum()), size), least, memory)
+    ratio = _RATIO[layout.compression]
+    least = least_bytes(layout.decoded, ratio) if ratio > 1 else layout.decoded
+    # OpenCV decodes piece by piece, at up to 4 bytes a pixel. Pixels of more than 8 bits are then stretched to 8.
+    piece = layout.piece_height * max(layout.row_bytes, 4 * layout.piece_width)
+    memory = layout.height * layout.width * (2 if layout.bits <= 8 else 1 + layout.bits // 4) + piece
+    return Header("TIFF", layout.height, layout.width, min(int(layout.counts.sum()), size), least, memory)
 
 
-def _pieces(tags: Tags, height: int, width: int) -> tuple[int, int, npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """Height and width of a strip or tile in pixels, and where they lie: offsets and bytes."""
-    if _TILE_WIDTH in tags:
+def check_sums(data: bytes) -> None:
+    """Check the checksum of each strip or tile that Deflate compressed; the other compressions have none.
+
+    OpenCV would read corrupt strips of 8 bits as if they were sound. Call this for a file whose `Header.check` held.
+
+    Raises
+    ------
+    ValueError
+        If one is wrong; the text goes after "TIFF file".
+    """
+    layout = _read_layout(data)
+    if layout.compression not in _DEFLATE:
+        return
+    most = layout.piece_height * layout.row_bytes
+    for index, (offset, count) in enumerate(zip(layout.offsets.tolist(), layout.counts.tolist(), strict=False)):
+        if index < layout.pieces and not _inflates(memoryview(data)[offset : offset + count], most):
+            raise ValueError(f"is corrupt: strip or tile {index} does not hold what it should; copy the file again")
+
+
+def _inflates(content: memoryview, most: int) -> bool:
+    """Whether this is sound Deflate data of at most so many bytes, inflated a piece at a time."""
+    inflating, rest = zlib.decompressobj(), bytes(content)
+    try:
+        while rest and most >= 0:
+            most -= len(inflating.decompress(rest, _INFLATED))
+            rest = inflating.unconsumed_tail
+    except zlib.error:
+        return False
+    return inflating.eof and most >= 0
+
+
+def _read_layout(data: bytes) -> _Layout:
+    tags = _read_tags(data)
+    height, width, samples = _one(tags, _HEIGHT), _one(tags, _WIDTH), _one(tags, _SAMPLES, 1)
+    tiled = _TILE_WIDTH in tags
+    if tiled:
         sides = _one(tags, _TILE_HEIGHT), _one(tags, _TILE_WIDTH)
-        names = _TILE_OFFSETS, _TILE_COUNTS
     else:
         sides = min(_one(tags, _ROWS, 2**32 - 1), height), width
-        names = _OFFSETS, _COUNTS
-    if min(sides) < 1:
-        raise ValueError(f"has strips or tiles of {sides[1]}×{sides[0]} pixels; expected at least 1×1. Copy it again")
-    for name in names:
-        _one(tags, name)  # raises if it is absent
-    return *sides, tags[names[0]], tags[names[1]]
+    places = [_some(tags, tag) for tag in ((_TILE_OFFSETS, _TILE_COUNTS) if tiled else (_OFFSETS, _COUNTS))]
+    planes = samples if _one(tags, _PLANAR, 1) == 2 else 1
+    bits, compression = _one(tags, _BITS, 1), _one(tags, _COMPRESSION, 1)
+    return _Layout(height, width, bits, samples, compression, planes, tiled, *sides, *places)
 
 
 def _read_tags(data: bytes) -> Tags:
@@ -85,7 +150,7 @@ def _read_tags(data: bytes) -> Tags:
     at += 8 if big else 2
     if entries > 4096:
         raise ValueError(f"has {entries} tags; expected at most 4096. The file is corrupt: copy it again")
-    tags: dict[int, npt.NDArray[np.uint64]] = {}
+    tags: dict[int, Values] = {}
     for entry in range(at, at + entries * (20 if big else 12), 20 if big else 12):
         tag, kind, count = struct.unpack_from(order + ("HHQ" if big else "HHI"), data, entry)
         if tag not in _WANTED:
@@ -102,9 +167,11 @@ def _read_tags(data: bytes) -> Tags:
     return tags
 
 
-def _one(tags: Tags, tag: int, default: int | None = None) -> int:
-    if tag in tags:
-        return int(tags[tag][0])
-    if default is None:
+def _some(tags: Tags, tag: int) -> Values:
+    if tag not in tags:
         raise ValueError(f"lacks tag {tag}; the file is corrupt: copy it again")
-    return default
+    return tags[tag]
+
+
+def _one(tags: Tags, tag: int, default: int | None = None) -> int:
+    return default if default is not None and tag not in tags else int(_some(tags, tag)[0])

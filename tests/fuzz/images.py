@@ -20,9 +20,9 @@ from typing import IO
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
-from mutate import mutate
-from seeds import SEEDS
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from fuzz.mutate import mutate
+from fuzz.seeds import SEEDS
 
 from cxr_edge.runtime import CxrEdgeError, load
 from cxr_edge.runtime.preprocess import read_input

@@ -72,7 +72,7 @@ def check_file(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header:
             check_sums(data)
     except ImageError:
         raise
-    except (struct.error, IndexError) as error:
+    except (struct.error, IndexError, OverflowError) as error:
         raise ImageError(f"{name}: {kind} file is cut short; copy the file again") from error
     except ValueError as error:
         raise ImageError(f"{name}: {kind} file {error}") from error

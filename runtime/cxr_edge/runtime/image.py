@@ -146,7 +146,7 @@ def _stretch(values: npt.NDArray[np.generic], name: str) -> Gray:
     """Map [min, max] of the image to [0, 255]: detectors fill 10 to 14 of 16 bits, so the type's range says nothing."""
     with np.errstate(over="ignore"):  # a double that float32 cannot hold becomes infinite
         low, high = float(np.float32(values.min())), float(np.float32(values.max()))
-    if not high - low <= np.finfo(np.float32).max:
+    if not high - low <= float(np.finfo(np.float32).max):
         raise ImageError(f"{name}: pixels that are not finite numbers; expected finite ones. Save the picture again")
     gray = np.empty(values.shape, np.uint8)
     for row in range(0, len(values), 64):  # bounds the memory of the float32 copy

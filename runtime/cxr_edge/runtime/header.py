@@ -63,7 +63,7 @@ class Header:
         if self.least > self.stored:
             raise ImageError(
                 f"{claim} in {self.stored:,} bytes; expected at least {self.least:,} bytes for so many pixels. "
-                "The file is corrupt or cut short: copy it again"
+                "The file is corrupt, cut short or blank: copy it again"
             )
         if self.memory > limit:
             raise ImageError(

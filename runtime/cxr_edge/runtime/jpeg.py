@@ -84,8 +84,8 @@ def decode_jpeg(
     min_height, min_width
         Sides of the upright picture that suffice: the picture is decoded at 1/2, 1/4 or 1/8 if both sides stay at
         least as long; 0 for full size. libjpeg has other eighths too; these three have fast transforms and are
-        nearer to averages of whole blocks of pixels (mean difference after the area average on 70 radiographs: 0.16
-        instead of 0.34 gray levels, in the same time).
+        nearer to averages of pixels (on 70 radiographs, with sides of at least 448, by 0.16 instead of 0.34 gray
+        levels after the area average, in the same time).
     max_pixels
         More pixels than this are refused.
 

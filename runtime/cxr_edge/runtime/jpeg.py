@@ -36,7 +36,7 @@ _REFUSED = {
 }
 #: Blocks of 8×8 coefficients that the scans of one file may visit together. A visit takes about 10 ns even where the
 #: scan says nothing, so a small file with many empty scans would take minutes. Files of libjpeg have 6 to 10 scans.
-MAX_BLOCK_VISITS = 25_000_000
+MAX_BLOCK_VISITS = 16_000_000
 _SCAN = 0xDA
 _SCALES = (8, 4, 2)
 

@@ -1,4 +1,5 @@
 import struct
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -77,6 +78,26 @@ def test_missing_folder_and_tiny_images_are_errors(tmp_path):
         read_image(np.full((40, 40), np.nan))
     with pytest.raises(ImageError, match="shape"):
         read_image(np.zeros((2, 40, 40, 1), np.uint8))
+
+
+def test_what_is_not_one_file_of_a_radiograph_is_refused(tmp_path):
+    with pytest.raises(ImageError, match=r"cannot be read .*check the path"):
+        read_image("with\0zero.png")
+    endless = Path("/dev/zero")
+    if endless.exists():
+        with pytest.raises(ImageError, match="/dev/zero: file of more than 2,500,000 bytes"):
+            read_image(endless, max_pixels=1_000_000)
+    with pytest.raises(ImageError, match="complex128; expected integers or real numbers"):
+        read_image(np.zeros((40, 40), np.complex128))
+    with pytest.raises(ImageError, match="object"):
+        read_image(np.full((40, 40), None))
+
+
+def test_floats_of_any_range_are_stretched_or_refused():
+    np.testing.assert_array_equal(read_image(GRAY * 1e30), GRAY)
+    for values in (GRAY * 1e300, np.where(GRAY > 9, 3e38, -3e38), np.where(GRAY > 9, np.inf, 0.0)):
+        with pytest.raises(ImageError, match="finite"):
+            read_image(values)
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cxr_edge.runtime.signatures import HEAD, is_image
+from cxr_edge.runtime.signatures import HEAD, sniff
 
 #: Files with these suffixes are taken as images without a look at their content.
 SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".dcm"})
@@ -42,6 +42,6 @@ def _is_image_file(entry: os.DirEntry[str]) -> bool:
         if entry.name.upper() == "DICOMDIR":
             return False
         with open(entry.path, "rb", buffering=0) as stream:  # noqa: PTH123
-            return is_image(stream.read(HEAD))
+            return sniff(stream.read(HEAD)) is not None
     except OSError:
         return False

@@ -1,4 +1,4 @@
-"""What a file is, from its first bytes: images and DICOM that carry no telling suffix."""
+"""What a file is, by its first bytes."""
 
 from __future__ import annotations
 
@@ -6,26 +6,33 @@ from struct import unpack_from
 
 #: So many first bytes of a file decide (a DICOM preamble and its magic word).
 HEAD = 132
+#: What `read_image` reads, for messages.
+ACCEPTED = "JPEG, PNG, TIFF, BMP, WebP or DICOM"
 
+_SIGNATURES = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",  # BigTIFF
+    b"MM\0+": "TIFF",
+}
 _DICOM_VRS = frozenset(
     b"AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US UT UV".split()
 )
 _BMP_HEADER_SIZES = (12, 40, 52, 56, 64, 108, 124)
 
 
-def is_image(head: bytes) -> bool:
-    """Whether `head`, the first `HEAD` bytes of a file, starts an image of a format that `read_image` reads."""
-    return (
-        head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*"))
-        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
-        or _is_bmp(head)
-        or is_dicom(head)
-    )
-
-
-def is_dicom(head: bytes) -> bool:
-    """Whether `head` starts a DICOM file: with preamble and magic word, or, as in old archives, without them."""
-    return head[128:132] == b"DICM" or starts_data_set(head)
+def sniff(head: bytes) -> str | None:
+    """The format of a file by its first `HEAD` bytes: `JPEG`, `PNG`, …, `DICOM`; None if it is none of `ACCEPTED`."""
+    for signature, kind in _SIGNATURES.items():
+        if head.startswith(signature):
+            return kind
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WebP"
+    if _is_bmp(head):
+        return "BMP"
+    return "DICOM" if head[128:132] == b"DICM" or starts_data_set(head) else None
 
 
 def starts_data_set(head: bytes) -> bool:

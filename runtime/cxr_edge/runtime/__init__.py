@@ -4,20 +4,27 @@
 >>> predictor = load("bundle")                            # doctest: +SKIP
 >>> predictor.predict("xray.jpg").label                   # doctest: +SKIP
 'PNEUMONIA'
+
+The names below are imported when they are first used (PEP 562): `cxr-edge --help` loads neither numpy nor OpenCV.
 """
 
-from cxr_edge.runtime.bundle import Bundle, Manifest
-from cxr_edge.runtime.errors import (
-    BundleError,
-    CxrEdgeError,
-    DataError,
-    EngineError,
-    ImageError,
-    IntegrityError,
-    MissingExtraError,
-    UsageError,
-)
-from cxr_edge.runtime.predictor import Explanation, Prediction, Predictor, load
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cxr_edge.runtime.bundle import Bundle, Manifest
+    from cxr_edge.runtime.errors import (
+        BundleError,
+        CxrEdgeError,
+        DataError,
+        EngineError,
+        ImageError,
+        IntegrityError,
+        MissingExtraError,
+        OutputError,
+        UsageError,
+    )
+    from cxr_edge.runtime.predictor import Explanation, Prediction, Predictor, load
 
 __all__ = [
     "Bundle",
@@ -30,8 +37,31 @@ __all__ = [
     "IntegrityError",
     "Manifest",
     "MissingExtraError",
+    "OutputError",
     "Prediction",
     "Predictor",
     "UsageError",
     "load",
 ]
+
+#: Where the names lie that are not errors.
+_MODULES = {
+    "Bundle": "bundle",
+    "Manifest": "bundle",
+    "Explanation": "predictor",
+    "Prediction": "predictor",
+    "Predictor": "predictor",
+    "load": "predictor",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES.get(name, 'errors')}"), name)
+    globals()[name] = value  # found at once from now on
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -105,7 +105,7 @@ def _resumable(journal: Journal, stamps: dict[str, Any]) -> Iterator[None]:
         done = sum(journal.has(image, stamp) for image, stamp in stamps.items())
         with suppress(OSError):  # standard error may be what failed
             click.echo(
-                f"\n{done} of {len(stamps)} images are done and kept in {journal.path}; the same command goes on there",
+                f"{done} of {len(stamps)} images are done and kept in {journal.path}; the same command goes on there",
                 err=True,
             )
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import shlex
@@ -31,7 +32,7 @@ def answer(error: BaseException) -> int:
     nothing expected is a defect of ours, 70; its traceback goes to a file.
     """
     if isinstance(error, (ClosedPipeError, BrokenPipeError)):
-        _stdout_is_sound()
+        _give_up_broken_stdout()
         return EXIT_CLOSED_PIPE
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
         _say("interrupted")
@@ -56,12 +57,18 @@ def _of_surroundings(error: BaseException) -> str | None:
     if isinstance(error, ImportError) and not (error.name or "").startswith("cxr_edge"):
         return f"{error}; a package is missing or broken here: `cxr-edge doctor` shows which, and what to install"
     if isinstance(error, OSError):
-        if error.filename is not None:
-            return f"{error.filename}: {error.strerror}; check the path, its permissions and the free space"
-        if not _stdout_is_sound():
-            return f"standard output: cannot be written ({error.strerror}); free space there, or write elsewhere"
-        return f"{error}; check files, network and free space"
+        return _of_system(error)
     return None
+
+
+def _of_system(error: OSError) -> str:
+    """The message of an error of the operating system; that of a full disk names no file."""
+    _give_up_broken_stdout()
+    if error.filename is not None:
+        return f"{error.filename}: {error.strerror}; check the path, its permissions and the free space"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        return f"standard output: cannot be written ({error.strerror}); free space there, or write elsewhere"
+    return f"{error}; check files, network and free space"
 
 
 def _report(error: BaseException) -> str:
@@ -87,15 +94,12 @@ def _say(message: str) -> None:
         click.echo(message, err=True)
 
 
-def _stdout_is_sound() -> bool:
-    """Whether all output can be written; if not, lead the rest nowhere: it would fail again when Python exits."""
-    if sys.stdout is None:
-        return True
+def _give_up_broken_stdout() -> None:
+    """Lead standard output nowhere if it cannot be written: its buffer would fail again when Python exits."""
     try:
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
     except OSError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
-        return False
-    return True

@@ -1,6 +1,6 @@
 """What users choose from by name: `--help` shows it without importing the modules that do the work.
 
-`tests/runtime/test_help.py` holds both to each other.
+`tests/runtime/test_startup.py` holds both to each other.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import sys
+from contextlib import redirect_stdout
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from os import cpu_count
@@ -59,7 +61,8 @@ def _package_row(module: str) -> Row:
     """A package of the core, found by importing it, because it need not come from pip's package of that name."""
     check, command = PACKAGES[module]
     try:
-        found = import_module(module)
+        with redirect_stdout(sys.stderr):  # without numpy OpenCV prints, into the result
+            found = import_module(module)
     except Exception as error:  # a broken native library raises what its loader raises
         return _row(check, "failed", f"{module} does not import ({error}); run: {command}")
     owners = sorted(set(packages_distributions().get(module, ())))

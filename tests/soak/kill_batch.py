@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,10 @@ class Soak:
 
 
 def soak(folder: Path, kills: int, images: int, seed: int) -> Soak:
-    """Kill batches until `kills` have hit; raises AssertionError at the first row that is lost, repeated or wrong."""
+    """Kill batches until `kills` have hit; raises AssertionError at the first row that is lost, repeated or wrong.
+
+    Every other kill may hit anywhere from the start of the process to its end, the others while it writes rows.
+    """
     chance = random.Random(seed)
     inputs, output = draw(folder / "images", images, seed), folder / "out.jsonl"
     start = time.monotonic()
@@ -43,26 +47,48 @@ def soak(folder: Path, kills: int, images: int, seed: int) -> Soak:
     subprocess.run([*command, folder / "expected.jsonl"], stderr=subprocess.DEVNULL)
     duration = time.monotonic() - start
     expected = [without_times(json.loads(line)) for line in (folder / "expected.jsonl").read_text().splitlines()]
-    assert len(expected) == len(inputs), "the uninterrupted batch has not a row for each input"
+    assert [row["path"] for row in expected] == inputs, "the uninterrupted batch has not a row for each input, in order"
     counts, kept = Soak(), {}
-    while counts.kills < kills or output.with_name("out.jsonl.partial").exists():
+    journal = output.with_name("out.jsonl.partial")
+    while counts.kills < kills or journal.exists():
         with subprocess.Popen([*command, output], stderr=subprocess.PIPE) as process:
-            try:
-                # The last batch ends by itself; before, a kill may hit anywhere from the start to the end.
-                process.wait(chance.uniform(0, duration) if counts.kills < kills else None)
-            except subprocess.TimeoutExpired:
+            if counts.kills < kills:  # the last batch ends by itself
+                if counts.kills % 2:
+                    wait_for_rows(process, journal, chance.uniform(0, 40_000))
+                else:
+                    wait(process, chance.uniform(0, duration))
                 process.kill()
-                counts.kills += 1
             message = process.stderr.read().decode()
         assert process.returncode in (-9, 3), f"exit {process.returncode}: {message}"
-        kept = check_journal(output.with_name("out.jsonl.partial"), kept)
+        counts.kills += process.returncode == -9
+        kept = check_journal(journal, kept)
         counts.rows_kept += len(kept)
-        if output.exists() and not output.with_name("out.jsonl.partial").exists():
+        if output.exists() and not journal.exists():
             check_result(output, expected, kept)
             output.unlink()
             counts.batches += 1
             kept = {}
     return counts
+
+
+def wait(process: subprocess.Popen, seconds: float) -> None:
+    """Wait until a process ends, at most this long."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+
+
+def wait_for_rows(process: subprocess.Popen, journal: Path, size: float) -> None:
+    """Wait until a process has written this many bytes to the journal, or ends."""
+    before = size_of(journal)
+    while process.poll() is None and size_of(journal) - before <= size:
+        time.sleep(0.001)
+
+
+def size_of(journal: Path) -> int:
+    try:
+        return journal.stat().st_size
+    except FileNotFoundError:  # not begun, or finished
+        return 0
 
 
 def draw(folder: Path, count: int, seed: int) -> list[str]:

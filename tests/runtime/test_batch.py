@@ -375,6 +375,15 @@ def test_going_on_takes_linear_time(tmp_path):
     assert seconds(16_000) < 8 * seconds(4_000)
 
 
+def test_no_picture_of_explain_replaces_another(cli, images, tmp_path):
+    for name in ("a.png", "a-2.png"):
+        (tmp_path / name).write_bytes(Path(images[0]).read_bytes())
+    asked = [tmp_path / "a.png", tmp_path / "a.png", tmp_path / "a-2.png"]
+    _, out, _ = cli("explain", *asked, "-o", tmp_path / "pictures", "--format", "jsonl")
+    pictures = [json.loads(line)["picture"] for line in out.splitlines()]
+    assert len(set(pictures)) == 3 and all(Path(picture).is_file() for picture in pictures)
+
+
 def test_other_threads_do_not_touch_signal_handlers(tmp_path):
     from concurrent.futures import ThreadPoolExecutor
 

@@ -225,14 +225,16 @@ def _source(path: str) -> ImageSource:
 
 
 def _unique_stems(images: Sequence[str]) -> list[str]:
-    """A file name for each picture: the image's stem, numbered where two are alike."""
-    seen: dict[str, int] = {}
-    names = []
+    """A file name for each picture: the image's stem, numbered where an earlier image has it."""
+    names: dict[str, None] = {}
     for image in images:
-        stem = "stdin" if image == STDIN else Path(image).stem
-        seen[stem] = seen.get(stem, 0) + 1
-        names.append(stem if seen[stem] == 1 else f"{stem}-{seen[stem]}")
-    return names
+        stem = name = "stdin" if image == STDIN else Path(image).stem
+        number = 1
+        while name in names:
+            number += 1
+            name = f"{stem}-{number}"
+        names[name] = None
+    return list(names)
 
 
 def _error(error: CxrEdgeError) -> dict[str, Any]:

@@ -226,13 +226,13 @@ def _source(path: str) -> ImageSource:
 
 def _unique_stems(images: Sequence[str]) -> list[str]:
     """A file name for each picture: the image's stem, numbered where an earlier image has it."""
+    last: dict[str, int] = {}
     names: dict[str, None] = {}
     for image in images:
         stem = name = "stdin" if image == STDIN else Path(image).stem
-        number = 1
         while name in names:
-            number += 1
-            name = f"{stem}-{number}"
+            last[stem] = last.get(stem, 1) + 1
+            name = f"{stem}-{last[stem]}"
         names[name] = None
     return list(names)
 

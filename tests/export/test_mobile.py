@@ -16,9 +16,10 @@ import pytest
 from support import forge
 
 from cxr_edge.export import tflite
-from cxr_edge.export.build import FILES, build_bundle
+from cxr_edge.export.build import build_bundle
 from cxr_edge.export.graph import deployment_model
-from cxr_edge.export.mediapipe import MEDIAPIPE, classifier_model, to_gray
+from cxr_edge.export.mediapipe import classifier_model, to_gray
+from cxr_edge.export.names import FILES, MEDIAPIPE
 from cxr_edge.export.run import Run
 from cxr_edge.runtime import Bundle, BundleError, load
 from cxr_edge.runtime.bundle import Manifest, sha256

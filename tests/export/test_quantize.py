@@ -10,7 +10,8 @@ from ai_edge_litert.interpreter import Interpreter
 from onnx import numpy_helper
 
 from cxr_edge.export import quantize
-from cxr_edge.export.build import SYMMETRIC, build_bundle
+from cxr_edge.export.build import build_bundle
+from cxr_edge.export.names import SYMMETRIC
 from cxr_edge.export.onnx import OPSET, REDUCED
 from cxr_edge.export.run import Run
 from cxr_edge.runtime import load

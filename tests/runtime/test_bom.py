@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from cxr_edge.runtime import Bundle
 from cxr_edge.runtime.bom import bill_of_materials
-from cxr_edge.runtime.commands import inspect
+from cxr_edge.runtime.bundle_commands import inspect
 from cxr_edge.runtime.predictor import packaged_model
 
 

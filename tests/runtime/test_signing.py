@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from cxr_edge.runtime import Bundle, IntegrityError, MissingExtraError, UsageError, load
-from cxr_edge.runtime.commands import inspect, predict, sign
+from cxr_edge.runtime.bundle_commands import inspect, sign
+from cxr_edge.runtime.commands import predict
 from cxr_edge.runtime.predictor import packaged_model
 
 pytest.importorskip("model_signing")

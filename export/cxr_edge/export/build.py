@@ -14,7 +14,8 @@ from typing import Any
 
 from cxr_edge.export import quantize
 from cxr_edge.export.golden import write_golden
-from cxr_edge.export.mediapipe import MEDIAPIPE, classifier_model
+from cxr_edge.export.mediapipe import classifier_model
+from cxr_edge.export.names import COMPANIONS, FILES, GRADIENT, MEDIAPIPE, SYMMETRIC
 from cxr_edge.export.run import Run
 from cxr_edge.runtime.bundle import ENGINE_OF_SUFFIX, MANIFEST, InputContract, Manifest, ModelFile, sha256
 from cxr_edge.runtime.dataset import CLASSES, LabelledImage, evenly, fingerprint, read_dataset, read_pixels
@@ -32,26 +33,6 @@ TOOLS = (
     "onnxconverter-common",
     "ai-edge-quantizer",
 )
-#: Explains by integrated gradients and decides nothing.
-GRADIENT = "gradient.onnx"
-#: File -> precision: all that can be written without a GPU.
-FILES = {
-    "model.onnx": "fp32",
-    "model.fp16.onnx": "fp16",
-    "model.fp32.tflite": "fp32",
-    "model.fp16.tflite": "fp16",
-    "model.int8.onnx": "int8",
-    "model.int8.tflite": "int8",
-    GRADIENT: "fp32",
-}
-#: Of int8 that TensorRT can take: every range symmetric.
-SYMMETRIC = "model.int8.symmetric.onnx"
-#: Files for other clients than this project's runtime, written when named.
-COMPANIONS = {
-    # fp32: without the output `logit` the converter folds the temperature into weights, which fp16 would round.
-    MEDIAPIPE: "fp32",
-    SYMMETRIC: "int8",
-}
 
 
 def build_bundle(

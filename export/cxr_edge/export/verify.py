@@ -17,7 +17,8 @@ import numpy.typing as npt
 from cxr_edge.export.flips import Flip, find_flips
 from cxr_edge.export.gates import Check, Gate, check, is_default_or_stricter
 from cxr_edge.export.layers import IMAGES, LayerReport, measure_layers
-from cxr_edge.export.mediapipe import MEDIAPIPE, ClassifierEngine
+from cxr_edge.export.mediapipe import ClassifierEngine
+from cxr_edge.export.names import MEDIAPIPE
 from cxr_edge.export.parity import Parity, compare, run_file
 from cxr_edge.export.precision import check_precision
 from cxr_edge.export.preprocessing import PreprocessingParity, compare_loaders

@@ -15,13 +15,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from cxr_edge.runtime.choices import PRECISIONS
 from cxr_edge.runtime.errors import BundleError, IntegrityError
 from cxr_edge.runtime.facts import METADATA_KEY, check_digest, read_facts
 from cxr_edge.runtime.fields import Document, read_limited
 from cxr_edge.runtime.manifest import (
     LARGEST_MANIFEST,
     MANIFEST,
-    PRECISIONS,
     REMEDY,
     HeatmapGeometry,
     InputContract,
@@ -35,7 +35,6 @@ __all__ = [
     "MANIFEST",
     "METADATA_KEY",
     "PARITY",
-    "PRECISIONS",
     "Bundle",
     "HeatmapGeometry",
     "InputContract",

@@ -10,10 +10,10 @@ import re
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.runtime.choices import MAX_PIXELS
 from cxr_edge.runtime.dicom_file import Header, Tag, read_file
 from cxr_edge.runtime.dicom_pixels import SYNTAXES, Codes, Layout, read_codes
 from cxr_edge.runtime.errors import CxrEdgeError, ImageError, MissingDecoderError
-from cxr_edge.runtime.header import MAX_PIXELS
 from cxr_edge.runtime.image import Gray, stretch
 
 #: Modalities that are read: computed, digital and film radiography, and pictures of unknown origin.

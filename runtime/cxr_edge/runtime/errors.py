@@ -8,6 +8,7 @@
     ├── ImageError (ValueError)             one image that cannot be read as a radiograph
     ├── BundleError (ValueError)            a bundle or model file that is not what it says
     │   └── IntegrityError                  … whose content differs from its manifest
+    ├── OutputError (OSError)               a result that cannot be written
     ├── EngineError (RuntimeError)          an engine that cannot run here, or ran elsewhere than asked
     └── MissingExtraError (ImportError)     an optional dependency that is not installed
         └── MissingDecoderError             … without which one image cannot be read; an ImageError, too
@@ -17,6 +18,10 @@ from __future__ import annotations
 
 #: Exit codes of the command line; a contract with CI.
 EXIT_DONE, EXIT_CHECK_FAILED, EXIT_BAD_INPUT, EXIT_SOME_FAILED = 0, 1, 2, 3
+#: A defect of cxr-edge itself; EX_SOFTWARE of sysexits.h.
+EXIT_DEFECT = 70
+#: 128 + the number of a signal, as shells count: SIGINT (Ctrl-C), SIGPIPE (the reader of a pipe closed it), SIGTERM.
+EXIT_INTERRUPTED, EXIT_CLOSED_PIPE, EXIT_TERMINATED = 130, 141, 143
 
 
 class CxrEdgeError(Exception):
@@ -41,6 +46,10 @@ class BundleError(CxrEdgeError, ValueError):
 
 class IntegrityError(BundleError):
     """A model file whose content differs from what its manifest vouches for."""
+
+
+class OutputError(CxrEdgeError, OSError):
+    """A result that cannot be written, as on a full disk."""
 
 
 class EngineError(CxrEdgeError, RuntimeError):

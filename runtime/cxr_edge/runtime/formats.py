@@ -9,8 +9,9 @@ import struct
 import zlib
 from collections.abc import Iterator
 
+from cxr_edge.runtime.choices import MAX_PIXELS
 from cxr_edge.runtime.errors import ImageError
-from cxr_edge.runtime.header import MAX_PIXELS, Header, least_bytes
+from cxr_edge.runtime.header import Header, least_bytes
 from cxr_edge.runtime.signatures import ACCEPTED, sniff
 from cxr_edge.runtime.tiff import DEFLATE_RATIO, check_sums, read_tiff
 

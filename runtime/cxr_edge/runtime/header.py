@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cxr_edge.runtime.choices import MAX_PIXELS
 from cxr_edge.runtime.errors import ImageError
 
-#: Pictures with more pixels are refused. The largest radiographs have about 20 million.
-MAX_PIXELS = 100_000_000
 #: Memory that a decoder may take, in bytes for each pixel of the limit: 250 MB by default.
 MAX_BYTES_PER_PIXEL = 2.5
 #: Decoded pictures of more bytes than this must not be compressed further than `MAX_RATIO`.

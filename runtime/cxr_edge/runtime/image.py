@@ -13,9 +13,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.runtime.choices import MAX_PIXELS
 from cxr_edge.runtime.errors import ImageError
 from cxr_edge.runtime.formats import check_file
-from cxr_edge.runtime.header import MAX_PIXELS, max_memory
+from cxr_edge.runtime.header import max_memory
 from cxr_edge.runtime.jpeg import decode_jpeg
 from cxr_edge.runtime.signatures import sniff
 

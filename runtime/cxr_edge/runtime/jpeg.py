@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.runtime.choices import MAX_PIXELS
 from cxr_edge.runtime.errors import ImageError
-from cxr_edge.runtime.header import MAX_PIXELS, Header
+from cxr_edge.runtime.header import Header
 
 _PROGRESSIVE = 0xC2
 #: Huffman-coded frames of 8×8 transforms (ITU-T T.81, table B.1): baseline, extended sequential, progressive.

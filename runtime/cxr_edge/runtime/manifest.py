@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
+from cxr_edge.runtime.choices import PRECISIONS
 from cxr_edge.runtime.errors import UsageError
 from cxr_edge.runtime.fields import REQUIRED, Document, Rule, one_of
 
@@ -15,7 +16,6 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 #: Largest manifest, in bytes; usual are 5,000.
 LARGEST_MANIFEST = 1_000_000
-PRECISIONS = ("fp32", "fp16", "int8")
 REMEDY = "copy the whole bundle again, or export it again"
 #: Longest text of a field, and largest side of an image, in pixels: more is a broken manifest.
 LONGEST_TEXT, LARGEST_SIDE = 10_000, 8192

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from os import cpu_count
 from typing import TypeVar
@@ -12,8 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.runtime.choices import MAX_PIXELS
 from cxr_edge.runtime.errors import ImageError
-from cxr_edge.runtime.header import MAX_PIXELS
 from cxr_edge.runtime.image import Gray, ImageSource, read_image
 
 #: A JPEG is decoded to sides of at least so many times the network's input, then area-averaged. The reduced transforms
@@ -122,6 +121,7 @@ def read_inputs(
     ------
     (height, width, 1) uint8, or the `ImageError` of an image that cannot be read.
     """
+    from concurrent.futures import ThreadPoolExecutor  # 3 ms, which a single image need not wait for
 
     def read(source: ImageSource) -> Gray | ImageError:
         try:

@@ -41,7 +41,8 @@ def run(phantoms, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def bundle(run, phantoms) -> Path:
     """Its bundle, all files; tests that change it copy it first."""
-    from cxr_edge.export.conversion.build import FILES, build_bundle
+    from cxr_edge.export.conversion.build import build_bundle
+    from cxr_edge.export.conversion.formats import FILES
 
     folder = run.parent / "bundle"
     build_bundle(run, folder, phantoms, FILES, 32, step=lambda name: None)

@@ -34,3 +34,38 @@ def forge(folder: Path, name: str, content: bytes) -> None:
         for group in (manifest.files, manifest.companions)
     )
     (folder / "manifest.json").write_text(replace(manifest, files=files, companions=companions).to_json())
+
+
+def sealed_copy(source: Path, folder: Path) -> Path:
+    """Copy a model file, its facts sealed by a digest as today's export does; the packaged ones are older than that."""
+    import io
+    import json
+    import zipfile
+
+    from cxr_edge.runtime.facts import METADATA_KEY, PLACEHOLDER, read_facts, seal
+
+    facts, content = read_facts(source), source.read_bytes()
+    data = json.loads(facts.text)
+    data["files"][0]["sha256"] = PLACEHOLDER
+    model = b"".join(content[start:end] for start, end in facts.model)
+    text = seal(json.dumps(data), model).encode()
+    if source.suffix == ".onnx":
+        entry = _length_delimited(1, METADATA_KEY.encode()) + _length_delimited(2, text)
+        appended = _length_delimited(14, entry)
+    else:
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w") as archive:
+            archive.writestr("manifest.json", text)
+        appended = stream.getvalue()
+    copy = folder / source.name
+    copy.write_bytes(model + appended)
+    return copy
+
+
+def _length_delimited(number: int, content: bytes) -> bytes:
+    """A field of a protobuf message."""
+    length, digits = len(content), []
+    while length > 0x7F:
+        digits.append(length & 0x7F | 0x80)
+        length >>= 7
+    return bytes([number << 3 | 2, *digits, length]) + content

@@ -18,9 +18,10 @@ from support import forge
 from cxr_edge.common.dataset import read_dataset, read_pixels
 from cxr_edge.common.run import Run
 from cxr_edge.export.conversion import tflite
-from cxr_edge.export.conversion.build import FILES, build_bundle
+from cxr_edge.export.conversion.build import build_bundle
+from cxr_edge.export.conversion.formats import FILES, MEDIAPIPE
 from cxr_edge.export.conversion.graph import deployment_model
-from cxr_edge.export.conversion.mediapipe import MEDIAPIPE, classifier_model, to_gray
+from cxr_edge.export.conversion.mediapipe import classifier_model, to_gray
 from cxr_edge.runtime import Bundle, BundleError, load
 from cxr_edge.runtime.bundle import Manifest, sha256
 

@@ -154,6 +154,31 @@ def test_flipped_images_are_shown_by_both_sides(cli, copy, phantoms, tmp_path):
     assert row["flipped"][0]["image"] in shown
 
 
+def test_parity_json_records_data_and_gates_and_less_than_all_is_a_warning(cli, copy, phantoms, gates):
+    def said(*options):
+        cli("verify", copy, "--data", phantoms, "--run", copy.parent / "run", *options)
+        bundle = Bundle.open(copy)
+        return bundle.parity, bundle.warning(bundle.find("onnx", "fp32"))
+
+    record, warned = said("--limit", 4)
+    assert record["complete"] is False and record["data"]["images"] == 4 < record["data"]["available"]
+    assert "4 images only" in warned
+    record, warned = said("--gates", gates)  # fp32's gate is the default one
+    assert record["complete"] is True and record["data"]["images"] == record["data"]["available"]
+    assert record["data"]["fingerprint"] == record["data_fingerprint"] and warned is None
+    rows = {row["path"]: row for row in record["files"]}
+    assert rows["model.onnx"]["default_gates"] is True and rows["model.onnx"]["gate"]["logit_max"] == 1e-3
+    assert rows["model.int8.onnx"]["default_gates"] is False and rows["model.int8.onnx"]["gate"]["flip_rate"] == 1
+    record, warned = said("--held-out")
+    assert record["complete"] is True and record["data"]["held_out"] is True and warned is None
+
+
+def test_a_run_without_its_network_is_named(cli, copy, phantoms):
+    (copy.parent / "run" / "model.keras").unlink()
+    code, _, err = cli("verify", copy, "--data", phantoms)
+    assert code == 2 and "model.keras: missing" in err
+
+
 def test_another_run_is_not_the_reference(cli, copy, phantoms, run, tmp_path):
     other = shutil.copytree(run, tmp_path / "other")
     record = json.loads((other / "run.json").read_text())

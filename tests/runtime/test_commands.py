@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import cv2
 import pytest
@@ -65,23 +64,6 @@ def test_a_bad_input_alone_is_exit_2(cli, bundle, tmp_path):
     assert cli("predict", "-m", bundle, tmp_path)[0] == 2  # an empty folder
 
 
-def test_a_batch_resumes_and_drops_a_torn_line(cli, bundle, mixed, tmp_path):
-    output = tmp_path / "out.jsonl"
-    code, _, _ = cli("predict", "-m", bundle, mixed, "-o", output)
-    assert code == 3
-    lines = output.read_text().splitlines(keepends=True)
-    assert len(lines) == 3
-    output.unlink()
-    partial = tmp_path / "out.jsonl.partial"
-    marked = json.loads(lines[0]) | {"label": "FROM BEFORE"}
-    partial.write_text(json.dumps(marked) + "\n" + lines[1][:20])
-    code, _, err = cli("predict", "-m", bundle, mixed, "-o", output)
-    rows = [json.loads(line) for line in output.read_text().splitlines()]
-    assert code == 3 and "resuming: 1 of 3" in err
-    assert rows[0]["label"] == "FROM BEFORE" and len(rows) == 3
-    assert not partial.exists()
-
-
 def test_standard_input(bundle, xray):
     command = [sys.executable, "-m", "cxr_edge.runtime.cli", "predict", "-m", bundle, "-", "--format", "jsonl"]
     done = subprocess.run(command, input=xray.read_bytes(), capture_output=True, check=True)
@@ -119,18 +101,6 @@ def test_doctor_runs_every_file(cli, bundle):
             assert f"cxr-edge[{ENGINES[engine][2]}]" in rows[f"engine {engine}"]["detail"]
         elif path:
             assert rows[path]["state"] == "ok"
-
-
-def test_interrupting_a_batch_keeps_what_is_done(bundle, xray, tmp_path):
-    output = tmp_path / "rows.jsonl"
-    command = [sys.executable, "-m", "cxr_edge.runtime.cli", "predict", "-m", bundle, *[xray] * 3000, "-o", output]
-    partial = tmp_path / "rows.jsonl.partial"
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        while not (partial.exists() and partial.stat().st_size):
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.terminate()
-    assert not output.exists() and partial.read_text().count("\n") >= 1
 
 
 def test_the_command_line_needs_no_training_framework(bundle, xray):

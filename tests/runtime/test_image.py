@@ -1,11 +1,12 @@
 import struct
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from cxr_edge.runtime import ImageError
-from cxr_edge.runtime.image import find_images, read_image
+from cxr_edge.runtime.image import read_image
 
 GRAY = np.tile(np.linspace(0, 255, 80).astype(np.uint8), (60, 1))
 
@@ -79,6 +80,26 @@ def test_missing_folder_and_tiny_images_are_errors(tmp_path):
         read_image(np.zeros((2, 40, 40, 1), np.uint8))
 
 
+def test_what_is_not_one_file_of_a_radiograph_is_refused(tmp_path):
+    with pytest.raises(ImageError, match=r"cannot be read .*check the path"):
+        read_image("with\0zero.png")
+    endless = Path("/dev/zero")
+    if endless.exists():
+        with pytest.raises(ImageError, match="/dev/zero: file of more than 2,500,000 bytes"):
+            read_image(endless, max_pixels=1_000_000)
+    with pytest.raises(ImageError, match="complex128; expected integers or real numbers"):
+        read_image(np.zeros((40, 40), np.complex128))
+    with pytest.raises(ImageError, match="object"):
+        read_image(np.full((40, 40), None))
+
+
+def test_floats_of_any_range_are_stretched_or_refused():
+    np.testing.assert_array_equal(read_image(GRAY * 1e30), GRAY)
+    for values in (GRAY * 1e300, np.where(GRAY > 9, 3e38, -3e38), np.where(GRAY > 9, np.inf, 0.0)):
+        with pytest.raises(ImageError, match="finite"):
+            read_image(values)
+
+
 @pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
 def test_dicom_is_windowed_and_monochrome1_inverted(tmp_path, photometric):
     pydicom = pytest.importorskip("pydicom")
@@ -101,10 +122,3 @@ def test_dicom_is_windowed_and_monochrome1_inverted(tmp_path, photometric):
     path.write_bytes(path.read_bytes()[:600])
     with pytest.raises(ImageError, match="DICOM"):
         read_image(path)
-
-
-def test_find_images_is_sorted_and_by_suffix(tmp_path):
-    for name in ("b.PNG", "a.jpeg", "notes.txt", "sub/c.dcm"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert [p.name for p in find_images(tmp_path)] == ["a.jpeg", "b.PNG", "c.dcm"]

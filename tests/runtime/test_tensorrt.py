@@ -9,13 +9,14 @@ from cxr_edge.runtime import Bundle
 from cxr_edge.runtime.bundle import ModelFile
 from cxr_edge.runtime.engines.tensorrt import PlanOptions, Sidecar, Target, _rebuild, sidecar_path
 from cxr_edge.runtime.errors import BundleError
+from cxr_edge.runtime.predictor import packaged_model
 
 HERE = Target("10.3.0.26", "Orin", "8.7", "Linux aarch64")
 
 
 @pytest.fixture
-def manifest(bundle):
-    return Bundle.open(bundle).manifest
+def manifest():
+    return Bundle.open(packaged_model()).manifest
 
 
 @pytest.fixture
@@ -83,6 +84,22 @@ def test_a_sidecar_of_another_cxr_edge_is_refused(sidecar, tmp_path):
     plan = tmp_path / "model.fp16.engine"
     sidecar_path(plan).write_text(json.dumps({**json.loads(sidecar.to_json()), "more": 1}))
     with pytest.raises(BundleError, match="more"):
+        Sidecar.read(plan)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"onnx": "../model.onnx"}, "onnx: "),
+        ({"target": {**vars(HERE), "tensorrt": "ten"}}, "target.tensorrt: "),
+        ({"options": {"max_batch": 0}}, "options.max_batch: "),
+        ({"strongly_typed": "no"}, "strongly_typed: "),
+    ],
+)
+def test_a_field_of_a_sidecar_that_cannot_be_used_is_named(sidecar, tmp_path, changes, field):
+    plan = tmp_path / "model.fp16.engine"
+    sidecar_path(plan).write_text(json.dumps({**json.loads(sidecar.to_json()), **changes}))
+    with pytest.raises(BundleError, match=f"{field}found .*, expected .*build it anew"):
         Sidecar.read(plan)
 
 

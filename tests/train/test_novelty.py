@@ -5,7 +5,7 @@ from support import SHARED, needs_shared
 
 from cxr_edge.common.run import Novelty
 from cxr_edge.runtime import load
-from cxr_edge.runtime.image import find_images
+from cxr_edge.runtime.folders import find_images
 from cxr_edge.train.fit.novelty import DIRECTIONS, fit_novelty
 
 

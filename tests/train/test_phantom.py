@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from cxr_edge.runtime.image import find_images, read_image
+from cxr_edge.runtime.folders import find_images
+from cxr_edge.runtime.image import read_image
 from cxr_edge.train.data.phantom import draw, write_dataset
 
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cxr_edge.common.backend import import_keras_quietly
+from cxr_edge.runtime.choices import ENGINE_NAMES
 from cxr_edge.runtime.console import emit, output_format
-from cxr_edge.runtime.engines import ENGINES
 from cxr_edge.runtime.errors import EXIT_CHECK_FAILED, ImageError
 from cxr_edge.runtime.files import write_atomically
-from cxr_edge.runtime.image import find_images
-from cxr_edge.runtime.predictor import packaged_model
 
 if TYPE_CHECKING:
     from cxr_edge.benchmarks.regression import Check, Timings
@@ -25,7 +20,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("images", type=click.Path(path_type=Path), metavar="IMAGE|DIR")
 @click.option("-m", "--model", "bundle", type=click.Path(path_type=Path), help="Bundle folder.")
-@click.option("--engine", type=click.Choice(("all", *ENGINES)), default="all", show_default=True)
+@click.option("--engine", type=click.Choice(("all", *ENGINE_NAMES)), default="all", show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads of the engines.")
 @click.option(
     "--samples",
@@ -100,6 +95,13 @@ def bench(
       peak_rss_mb = 120
       size_mb = 3
     """
+    import json
+    from dataclasses import asdict
+
+    from cxr_edge.common.backend import import_keras_quietly
+    from cxr_edge.runtime.folders import find_images
+    from cxr_edge.runtime.predictor import packaged_model
+
     found = find_images(images) if images.is_dir() else [images]
     if not found:
         raise ImageError(f"{images}: no image files in this folder")

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cxr_edge.common.backend import import_keras_quietly
-from cxr_edge.common.dataset import CLASSES, SPLITS, LabelledImage, read_dataset
 from cxr_edge.runtime.errors import DataError
 from cxr_edge.runtime.files import write_atomically
-from cxr_edge.runtime.gradcam import encode_picture
-from cxr_edge.runtime.predictor import Prediction, load
 
 if TYPE_CHECKING:
+    from cxr_edge.common.dataset import LabelledImage
     from cxr_edge.export.verification.verify import Verification
+    from cxr_edge.runtime.predictor import Prediction
 
 #: Drawn patients of each class; every third has two images.
 PATIENTS = 150
@@ -68,11 +64,14 @@ def demo(data: Path | None, output: Path, weights: str, epochs: int | None, pati
       cxr-edge demo
       cxr-edge demo chest_xray
     """
+    from cxr_edge.common.backend import import_keras_quietly
+
     import_keras_quietly()
     from rich.console import Console
 
     from cxr_edge.benchmarks.report import print_benchmark
     from cxr_edge.benchmarks.report_page import write_page
+    from cxr_edge.common.dataset import read_dataset
     from cxr_edge.common.progress import table_console
     from cxr_edge.export.verification.report import print_verification
     from cxr_edge.train.fit.config import TrainConfig
@@ -102,7 +101,8 @@ def run_chain(data: Path, output: Path, config: Any, announce: Any) -> DemoResul
     """Train, export, verify, explain and benchmark; everything lands below `output`."""
     from cxr_edge.benchmarks.suite import Options, benchmark
     from cxr_edge.common.progress import stages
-    from cxr_edge.export.conversion.build import FILES, build_bundle
+    from cxr_edge.export.conversion.build import build_bundle
+    from cxr_edge.export.conversion.formats import FILES
     from cxr_edge.export.verification.gates import DEFAULTS
     from cxr_edge.export.verification.verify import verify_bundle
     from cxr_edge.train.fit.training import train
@@ -121,12 +121,16 @@ def run_chain(data: Path, output: Path, config: Any, announce: Any) -> DemoResul
     announce("bench")
     with stages() as progress:
         timings = benchmark(bundle, [image.path for image in images], Options(samples=64, run=run), progress)
+    import json
+
     write_atomically(output / "bench.json", json.dumps(timings, indent=2) + "\n")
     return DemoResult(data, run, bundle, record, verification, timings, shown)
 
 
 def _draw(folder: Path, patients: int, seed: int) -> Path:
     """Draw the data set anew; only a folder that was drawn before is replaced."""
+    import shutil
+
     from cxr_edge.common.progress import stages
     from cxr_edge.train.data.phantom import write_dataset
 
@@ -143,6 +147,8 @@ def _draw(folder: Path, patients: int, seed: int) -> Path:
 
 def _examples(data: Path) -> list[LabelledImage]:
     """Some radiographs of each class, evenly over the data set's test split if it has one."""
+    from cxr_edge.common.dataset import SPLITS, read_dataset
+
     images = read_dataset(data, ("test",) if (data / "test").is_dir() else SPLITS)
     classes = [[image for image in images if image.label == label] for label in (0, 1)]
     half = SHOWN // 2
@@ -150,6 +156,10 @@ def _examples(data: Path) -> list[LabelledImage]:
 
 
 def _explain(bundle: Path, images: list[LabelledImage], folder: Path) -> list[Shown]:
+    from cxr_edge.common.dataset import CLASSES
+    from cxr_edge.runtime.gradcam import encode_picture
+    from cxr_edge.runtime.predictor import load
+
     predictor = load(bundle, precision="fp32")
     shown = []
     for image in images:

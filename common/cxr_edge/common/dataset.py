@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.runtime.errors import DataError, ImageError
-from cxr_edge.runtime.image import find_images
+from cxr_edge.runtime.folders import find_images
 from cxr_edge.runtime.preprocess import read_inputs
 
 CLASSES = ("NORMAL", "PNEUMONIA")

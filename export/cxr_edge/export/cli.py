@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cxr_edge.common.backend import import_keras_quietly
-from cxr_edge.export.conversion.build import COMPANIONS, FILES
-from cxr_edge.runtime.bundle import MANIFEST, PRECISIONS, Bundle
+from cxr_edge.export.conversion.formats import COMPANIONS, FILES
+from cxr_edge.runtime.choices import PRECISIONS
 from cxr_edge.runtime.console import emit, output_format, table
-from cxr_edge.runtime.engines.tensorrt import PlanOptions, this_target
 from cxr_edge.runtime.errors import EXIT_CHECK_FAILED, MissingExtraError, UsageError
 from cxr_edge.runtime.files import write_atomically
 
 if TYPE_CHECKING:
     from cxr_edge.export.verification.verify import Verification
+    from cxr_edge.runtime.bundle import Bundle
+    from cxr_edge.runtime.engines.tensorrt import PlanOptions
 
 FORMATS = ("onnx", "tflite", "tensorrt")
 
@@ -71,6 +71,9 @@ def export(
       cxr-edge export bundle --format tensorrt                  # on the Jetson
       cxr-edge verify bundle --data chest_xray
     """
+    from cxr_edge.runtime.bundle import MANIFEST, Bundle
+    from cxr_edge.runtime.engines.tensorrt import PlanOptions
+
     others = [f for f in formats if f != "tensorrt"]
     if "tensorrt" not in formats and (max_batch > 1 or version_compatible or hardware_compatible):
         raise UsageError(
@@ -100,6 +103,7 @@ def export(
 
 def _build_plan(bundle: Bundle, data: Path | None, count: int, options: PlanOptions) -> None:
     from cxr_edge.export.conversion.tensorrt import build_plan
+    from cxr_edge.runtime.engines.tensorrt import this_target
 
     this_target()  # say first what is missing here
     if data is None:
@@ -127,6 +131,8 @@ def _check_overflow(bundle: Bundle, data: Path, count: int) -> None:
 
 
 def _export_files(run: Path, bundle: Path, calib: Path | None, names: Sequence[str], calib_images: int) -> None:
+    from cxr_edge.common.backend import import_keras_quietly
+
     import_keras_quietly()
     from rich.console import Console
 
@@ -177,17 +183,27 @@ def verify(
       cxr-edge verify bundle --data chest_xray --held-out
       cxr-edge verify bundle --data chest_xray --limit 300 --layers --report verify.html
     """
+    from cxr_edge.common.backend import import_keras_quietly
     from cxr_edge.export.verification.gates import load_gates
+    from cxr_edge.export.verification.verify import open_for_verification, verify_bundle
+    from cxr_edge.runtime.bundle import PARITY
+    from cxr_edge.runtime.files import check_writable
+    from cxr_edge.runtime.signing import SIGNATURE
 
     gates = load_gates(gates_file)
+    is_signed = (open_for_verification(bundle).folder / SIGNATURE).is_file()
+    for output in (report, markdown, junit):
+        if output:
+            check_writable(output)
     import_keras_quietly()
     from cxr_edge.common.progress import stages, table_console
     from cxr_edge.export.verification.report import print_verification
-    from cxr_edge.export.verification.verify import verify_bundle
 
     with stages() as progress:
         verification = verify_bundle(bundle, data, run, gates, limit, progress, layers, held_out)
     _write_reports(verification, report, markdown, junit)
+    if is_signed:
+        click.echo(f"{PARITY} is new, so the signature no longer holds: run cxr-edge sign {bundle}", err=True)
     if format == "json":
         emit(verification.to_dict(), format)
     else:

@@ -4,26 +4,33 @@
 >>> predictor = load("bundle")                            # doctest: +SKIP
 >>> predictor.predict("xray.jpg").label                   # doctest: +SKIP
 'PNEUMONIA'
+
+The names below are imported when they are first used (PEP 562): `cxr-edge --help` loads neither numpy nor OpenCV.
 """
 
 import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cxr_edge.runtime.bundle import Bundle, Manifest
+    from cxr_edge.runtime.errors import (
+        BundleError,
+        CxrEdgeError,
+        DataError,
+        EngineError,
+        ImageError,
+        IntegrityError,
+        MissingDecoderError,
+        MissingExtraError,
+        OutputError,
+        UsageError,
+    )
+    from cxr_edge.runtime.predictor import Explanation, Prediction, Predictor, load
 
 # ONNX Runtime (1.29 and later) reports what it runs to its maker over the network, from a thread of its own that also
 # hangs every forked process when it ends. It reads this variable once, when it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
-from cxr_edge.runtime.bundle import Bundle, Manifest
-from cxr_edge.runtime.errors import (
-    BundleError,
-    CxrEdgeError,
-    DataError,
-    EngineError,
-    ImageError,
-    IntegrityError,
-    MissingExtraError,
-    UsageError,
-)
-from cxr_edge.runtime.predictor import Explanation, Prediction, Predictor, load
 
 __all__ = [
     "Bundle",
@@ -35,9 +42,33 @@ __all__ = [
     "ImageError",
     "IntegrityError",
     "Manifest",
+    "MissingDecoderError",
     "MissingExtraError",
+    "OutputError",
     "Prediction",
     "Predictor",
     "UsageError",
     "load",
 ]
+
+#: Where the names lie that are not errors.
+_MODULES = {
+    "Bundle": "bundle",
+    "Manifest": "bundle",
+    "Explanation": "predictor",
+    "Prediction": "predictor",
+    "Predictor": "predictor",
+    "load": "predictor",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES.get(name, 'errors')}"), name)
+    globals()[name] = value  # found at once from now on
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -10,19 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.runtime.bundle import Bundle
+from cxr_edge.runtime.choices import BASELINES, MAX_STEPS
 from cxr_edge.runtime.engines.base import FloatArray
 from cxr_edge.runtime.engines.onnx import open_session
 from cxr_edge.runtime.errors import BundleError, UsageError
 from cxr_edge.runtime.gradcam import put_text, scaled_radiograph, text_band
 from cxr_edge.runtime.image import Gray
 
-#: Where the path to the image starts: the image without its details, or nothing. From black, brightness takes the
-#: attributions to spine and abdomen; from the blurred image they lie on the contours of heart, diaphragm and vessels.
-BASELINES = ("blur", "black")
 #: Points of the path that the engine sees at once; bounds memory.
 BATCH = 8
-#: Steps of the path: of the first try, and at most.
-STEPS, MAX_STEPS = 32, 256
+#: Steps of the first try along the path.
+STEPS = 32
 #: Completeness error beyond which the attributions are not to be trusted.
 MAX_COMPLETENESS_ERROR = 0.05
 #: Pixel attributions are noisy; the picture shows them averaged by a Gaussian of this share of the side.

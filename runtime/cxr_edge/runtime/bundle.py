@@ -1,185 +1,115 @@
-"""What travels with a model: the manifest and the files it vouches for; reads, checks, refuses.
+"""What travels with a model: a folder with a `manifest.json` and the files that it vouches for; opens, checks, refuses.
 
-A bundle is a folder with a `manifest.json`. Each model file carries the manifest's facts too (ONNX: `metadata_props`;
-TFLite: a `manifest.json` in the zip appended to the flatbuffer, as TFLite metadata packs associated files), so that a
-lone file still knows how to be fed.
+Each model file carries the manifest's facts too (`cxr_edge.runtime.facts`), so that a lone file still knows how to be
+fed. What a user may believe of a bundle comes from three places: the manifest's sha256 of each file, `parity.json` of
+`cxr-edge verify`, and, if the bundle was signed, `model.sig` (`cxr_edge.runtime.signing`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from cxr_edge.runtime.errors import BundleError, EngineError, IntegrityError, UsageError
+from cxr_edge.runtime.choices import PRECISIONS
+from cxr_edge.runtime.errors import BundleError, IntegrityError
+from cxr_edge.runtime.facts import METADATA_KEY, check_digest, read_facts
+from cxr_edge.runtime.fields import Document, read_limited
+from cxr_edge.runtime.manifest import (
+    LARGEST_MANIFEST,
+    MANIFEST,
+    REMEDY,
+    HeatmapGeometry,
+    InputContract,
+    Manifest,
+    ModelFile,
+    OperatingPoint,
+)
 
-SCHEMA_VERSION = 1
-MANIFEST = "manifest.json"
-#: Key of the manifest's facts in an ONNX file's metadata.
-METADATA_KEY = "cxr_edge_manifest"
+__all__ = [
+    "ENGINE_OF_SUFFIX",
+    "MANIFEST",
+    "METADATA_KEY",
+    "PARITY",
+    "Bundle",
+    "HeatmapGeometry",
+    "InputContract",
+    "Manifest",
+    "ModelFile",
+    "OperatingPoint",
+    "sha256",
+]
+
+PARITY = "parity.json"
 #: Model file suffix -> engine that runs it.
 ENGINE_OF_SUFFIX = {".onnx": "onnx", ".tflite": "litert"}
-PRECISIONS = ("fp32", "fp16", "int8")
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class InputContract:
-    """How the network is fed: raw grayscale pixels; the graph normalises."""
-
-    height: int = 224
-    width: int = 224
-    channels: int = 1
-    name: str = "image"
-    dtype: str = "uint8"
-    layout: str = "NHWC"
-    interpolation: str = "area"
-
-
-@dataclass(frozen=True)
-class HeatmapGeometry:
-    """Where the cells of the heatmap lie in the network's input.
-
-    The centre of cell (i, j)'s receptive field is the pixel (origin + stride·i, origin + stride·j).
-    """
-
-    stride: float
-    origin: float
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """A threshold on the probability, and how it was chosen."""
-
-    name: str
-    threshold: float
-    chosen: str
-
-
-@dataclass(frozen=True)
-class ModelFile:
-    """One file that the manifest vouches for."""
-
-    path: str
-    engine: str
-    precision: str
-    sha256: str
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """The facts of a model; written by `cxr-edge export`.
-
-    `training` and `calibration` are provenance (data fingerprint, split, seed, versions): carried, not interpreted.
-    `companions` are files with other inputs or outputs than `files`, for others to run: nothing here decides with them.
-    `files` decide; `gradient` (d logit / d image) only explains, and is left out of old or small bundles.
-    The first operating point is the default. An image of more novelty than the threshold is not in distribution.
-    """
-
-    name: str
-    created: str
-    input: InputContract
-    heatmap: HeatmapGeometry
-    operating_points: tuple[OperatingPoint, ...]
-    novelty_threshold: float
-    temperature: float = 1.0
-    classes: tuple[str, ...] = ("NORMAL", "PNEUMONIA")
-    training: Mapping[str, Any] = field(default_factory=dict)
-    calibration: Mapping[str, Any] = field(default_factory=dict)
-    files: tuple[ModelFile, ...] = ()
-    companions: tuple[ModelFile, ...] = ()
-    gradient: ModelFile | None = None
-    schema_version: int = SCHEMA_VERSION
-
-    def to_json(self) -> str:
-        """Text of `manifest.json`."""
-        return json.dumps(asdict(self), indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str | bytes, name: str) -> Manifest:
-        """Read a manifest; `name` says in errors where it came from.
-
-        Raises
-        ------
-        BundleError
-            If it is not JSON, of a newer schema, or lacks a field.
-        """
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise BundleError(f"{name}: not JSON ({error})") from error
-        if not isinstance(data, dict):
-            raise BundleError(f"{name}: not a manifest")
-        if data.get("schema_version") != SCHEMA_VERSION:
-            raise BundleError(
-                f"{name}: schema_version {data.get('schema_version')}, this cxr-edge reads {SCHEMA_VERSION}; "
-                "upgrade cxr-edge or export again"
-            )
-        data["input"] = _build(InputContract, data.get("input"), f"{name}: input")
-        data["heatmap"] = _build(HeatmapGeometry, data.get("heatmap"), f"{name}: heatmap")
-        points = data.get("operating_points") or []
-        data["operating_points"] = tuple(_build(OperatingPoint, p, f"{name}: operating_points") for p in points)
-        for key in ("files", "companions"):
-            data[key] = tuple(_build(ModelFile, f, f"{name}: {key}") for f in data.get(key) or [])
-        if data.get("gradient") is not None:
-            data["gradient"] = _build(ModelFile, data["gradient"], f"{name}: gradient")
-        data["classes"] = tuple(data.get("classes", ()))
-        manifest = _build(cls, data, name)
-        if not manifest.operating_points:
-            raise BundleError(f"{name}: no operating point; export again")
-        for file in manifest.all_files:
-            if Path(file.path).name != file.path:
-                raise BundleError(f"{name}: file path {file.path!r} leaves the bundle")
-        return manifest
-
-    @property
-    def all_files(self) -> tuple[ModelFile, ...]:
-        """Every file that the manifest vouches for, those that decide nothing here too."""
-        return (*self.files, *([self.gradient] if self.gradient else []), *self.companions)
-
-    def operating_point(self, name: str | None = None) -> OperatingPoint:
-        """The operating point of that name; the default one without a name."""
-        for point in self.operating_points:
-            if name in (None, point.name):
-                return point
-        known = ", ".join(point.name for point in self.operating_points)
-        raise UsageError(f"no operating point {name!r} in this bundle; it has: {known}")
+#: Largest `parity.json`, in bytes; it lists every flipped image and, if asked for, every layer.
+LARGEST_PARITY = 16_000_000
+SIDECAR_SUFFIX = ".engine.json"
+REBUILD = "delete it, or build the plan anew: cxr-edge export BUNDLE --format tensorrt"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A manifest and the folder that its files lie in."""
+    """A manifest and the folder that its files lie in.
+
+    Attributes
+    ----------
+    signed
+        Names of the files that a trusted signature covers; None if no signature was asked for.
+    """
 
     folder: Path
     manifest: Manifest
+    signed: frozenset[str] | None = field(default=None, compare=False)
 
     @classmethod
-    def open(cls, path: str | PathLike[str]) -> Bundle:
+    def open(cls, path: str | PathLike[str], trusted: str | PathLike[str] | None = None) -> Bundle:
         """Open a bundle folder, or a lone model file by the facts inside it.
+
+        Parameters
+        ----------
+        path
+            The folder or the file.
+        trusted
+            Public key (PEM file) that the bundle must be signed with. Nothing that the signature does not cover is
+            used then: TensorRT plans and a `parity.json` that were added later are as if they were not there.
 
         Raises
         ------
         BundleError
             If there is no bundle at `path`, or its manifest cannot be used.
+        IntegrityError
+            If its signature is missing or bad, or a lone file differs from the digest inside it.
+        MissingExtraError
+            If a signature is to be checked and `[sign]` is not installed.
         """
         path = Path(path)
-        if path.is_file() and path.suffix in ENGINE_OF_SUFFIX:
-            return cls(path.parent, _lone_manifest(path))
-        manifest = path / MANIFEST
-        if not manifest.is_file():
+        try:
+            is_lone, is_bundle = path.is_file() and path.suffix in ENGINE_OF_SUFFIX, (path / MANIFEST).is_file()
+        except OSError as error:
+            raise BundleError(
+                f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
+            ) from error
+        if is_lone:
+            return _open_lone(path, trusted is not None)
+        if not is_bundle:
             raise BundleError(
                 f"{path}: no bundle ({MANIFEST} not found); make one with `cxr-edge export RUN -o {path}`"
             )
-        facts = Manifest.from_json(manifest.read_bytes(), str(manifest))
-        return cls(path, replace(facts, files=(*facts.files, *_plans(path))))
+        from cxr_edge.runtime import signing
+
+        signed = None if trusted is None else signing.verify(path, Path(trusted))
+        if trusted is None:
+            signing.check_unlocked(path)
+        facts = Manifest.from_json(_read(path, MANIFEST, LARGEST_MANIFEST, REMEDY), str(path / MANIFEST))
+        bundle = cls(path, facts, signed)
+        plans = tuple(_plan(path, sidecar) for sidecar in bundle._sidecars())
+        return replace(bundle, manifest=replace(facts, files=(*facts.files, *plans)))
 
     def find(self, engine: str, precision: str = "auto") -> ModelFile | None:
         """The file for an engine and a precision; `auto` takes the most exact one."""
@@ -195,32 +125,74 @@ class Bundle:
         Raises
         ------
         IntegrityError
-            If the file is missing, cut short or changed.
+            If the file is missing, cut short or changed, or a link out of the bundle.
         """
-        path = self.folder / file.path
-        if not path.is_file():
-            raise IntegrityError(f"{path}: missing, though the manifest names it; copy the whole bundle again")
-        if (size := path.stat().st_size) != file.bytes:
-            raise IntegrityError(f"{path}: {size} bytes instead of {file.bytes}: cut short or changed; copy it again")
-        if sha256(path) != file.sha256:
-            raise IntegrityError(f"{path}: sha256 differs from the manifest's: changed after export; copy it again")
+        path = _inside(self.folder, file.path)
+        try:
+            if not path.is_file():
+                raise IntegrityError(f"{path}: missing, though the manifest names it; copy the whole bundle again")
+            if (size := path.stat().st_size) != file.bytes:
+                raise IntegrityError(
+                    f"{path}: {size} bytes instead of {file.bytes}: cut short or changed; copy it again"
+                )
+            if sha256(path) != file.sha256:
+                raise IntegrityError(f"{path}: sha256 differs from the manifest's: changed after export; copy it again")
+        except OSError as error:
+            raise IntegrityError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
         return path
 
     @cached_property
     def parity(self) -> Mapping[str, Any]:
-        """What `cxr-edge verify` last found (`parity.json`); empty if it has not run."""
-        path = self.folder / "parity.json"
-        try:
-            return json.loads(path.read_bytes()) if path.is_file() else {}
-        except ValueError as error:
-            raise BundleError(f"{path}: not JSON ({error}); run `cxr-edge verify` again") from error
+        """What `cxr-edge verify` last found (`parity.json`); empty if there is none or the signature does not cover it.
+
+        Raises
+        ------
+        BundleError
+            If it cannot be used.
+        """
+        path = self.folder / PARITY
+        # A lone file's folder need not be that of its bundle.
+        if not path.is_file() or not self._covers(PARITY) or not (self.folder / MANIFEST).is_file():
+            return {}
+        document = Document(str(path), "run `cxr-edge verify` again, or delete the file")
+        data = document.parse(_read(self.folder, PARITY, LARGEST_PARITY, document.remedy))
+        return _checked_parity(document, data)
 
     def verified(self, file: ModelFile) -> bool | None:
         """Whether `verify` passed this very file (by sha256); None if it never ran on it."""
-        for row in self.parity.get("files", []):
-            if row.get("sha256") == file.sha256:
-                return bool(row["passed"])
+        row = self._row(file)
+        return None if row is None else bool(row["passed"])
+
+    def warning(self, file: ModelFile) -> str | None:
+        """Why this file may decide otherwise than the trained network, as far as `parity.json` tells.
+
+        None if it passed on all images under the default gates or stricter ones, or if there is no `parity.json`.
+        """
+        if not self.parity:
+            return None
+        row = self._row(file)
+        if row is None:
+            return f"{file.path}: {PARITY} tells nothing of this file; run `cxr-edge verify`"
+        if not row["passed"]:
+            return f"{file.path} failed its gate in `cxr-edge verify`: it may decide otherwise than the trained network"
+        # Records of before these two fields were all full runs, or nobody can tell.
+        if self.parity.get("complete", True) is not True:
+            return f"{file.path} was verified on {self.parity.get('images')} images only; run `cxr-edge verify` on all"
+        if row.get("default_gates", True) is not True:
+            return f"{file.path} was verified under looser gates than the default ones; run `cxr-edge verify` without"
         return None
+
+    def _row(self, file: ModelFile) -> Mapping[str, Any] | None:
+        rows = (row for row in self.parity.get("files", []) if row["sha256"] == file.sha256)
+        return next(rows, None)
+
+    def _covers(self, name: str) -> bool:
+        return self.signed is None or name in self.signed
+
+    def _sidecars(self) -> list[str]:
+        """Names of the sidecars of TensorRT plans that may be used."""
+        names = sorted(path.name for path in self.folder.glob(f"*{SIDECAR_SUFFIX}"))
+        return [name for name in names if self._covers(name) and self._covers(name.removesuffix(".json"))]
 
 
 def sha256(path: Path) -> str:
@@ -232,62 +204,79 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _plans(folder: Path) -> list[ModelFile]:
-    """TensorRT plans, which are built on the device after the manifest was written; their sidecars vouch for them."""
-    plans = []
-    for sidecar in sorted(folder.glob("*.engine.json")):
-        try:
-            entry = json.loads(sidecar.read_bytes())["file"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise BundleError(f"{sidecar}: not the sidecar of a TensorRT plan; build the plan anew") from error
-        plans.append(_build(ModelFile, entry, str(sidecar)))
-    return plans
+def _inside(folder: Path, name: str) -> Path:
+    """Path of a bundle's file; IntegrityError if a symbolic link leads out of the bundle."""
+    path = folder / name
+    try:
+        target, root = path.resolve(), folder.resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+        raise IntegrityError(
+            f"{path}: found a link that leads nowhere; copy the file itself into the bundle"
+        ) from error
+    if not target.is_relative_to(root):
+        raise IntegrityError(
+            f"{path}: found a link to {target}, expected a file inside the bundle; copy the bundle with its links "
+            "followed (cp -rL)"
+        )
+    return path
 
 
-def _lone_manifest(path: Path) -> Manifest:
-    facts = _facts_of_tflite(path) if path.suffix == ".tflite" else _facts_of_onnx(path)
+def _read(folder: Path, name: str, limit: int, remedy: str) -> bytes:
+    return read_limited(_inside(folder, name), limit, remedy)
+
+
+def _plan(folder: Path, sidecar: str) -> ModelFile:
+    """A TensorRT plan, built on the device after the manifest was written; its sidecar vouches for it."""
+    document = Document(str(folder / sidecar), REBUILD)
+    data = document.parse(_read(folder, sidecar, LARGEST_MANIFEST, REBUILD))
+    file = document.build(ModelFile, data.get("file") if isinstance(data, dict) else data, "file")
+    for field_name, value, expected in (
+        ("path", file.path, sidecar.removesuffix(".json")),
+        ("engine", file.engine, "tensorrt"),
+    ):
+        if value != expected:
+            raise document.error(f"file.{field_name}", value, expected)
+    return file
+
+
+def _open_lone(path: Path, must_be_signed: bool) -> Bundle:
+    if must_be_signed:
+        raise IntegrityError(f"{path}: a lone file carries no signature; name the folder of its signed bundle")
+    facts = read_facts(path)
     if facts is None:
-        raise BundleError(f"{path}: carries no cxr-edge facts, so nobody knows how to feed it; export it with cxr-edge")
-    manifest = Manifest.from_json(facts, str(path))
+        raise BundleError(
+            f"{path}: carries no cxr-edge facts, so nobody knows how to feed it; export it with cxr-edge, or copy it "
+            "again if it was"
+        )
+    manifest = Manifest.from_json(facts.text, str(path), embedded=True)
     if manifest.companions:
         raise BundleError(f"{path}: is made for other clients, not for cxr-edge; name its bundle or another file of it")
     if manifest.gradient:
         raise BundleError(f"{path}: holds a gradient and decides nothing; open the bundle that it belongs to")
     if len(manifest.files) != 1:
-        raise BundleError(f"{path}: its embedded manifest names {len(manifest.files)} files instead of itself")
-    # A file cannot hold its own hash: the embedded entry says engine and precision, the rest is measured.
-    itself = replace(manifest.files[0], path=path.name, sha256=sha256(path), bytes=path.stat().st_size)
-    return replace(manifest, files=(itself,))
-
-
-def _facts_of_tflite(path: Path) -> bytes | None:
+        raise BundleError(
+            f"{path}: found {len(manifest.files)} files in its own manifest, expected itself alone; export it again"
+        )
+    itself = manifest.files[0]
+    if itself.engine != ENGINE_OF_SUFFIX[path.suffix]:
+        raise BundleError(f"{path}: found facts of a file for {itself.engine}; give the file back its own suffix")
     try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(MANIFEST)
-    except (zipfile.BadZipFile, KeyError):
-        return None
+        check_digest(path, facts, itself.sha256)
+        # The entry inside says engine and precision; the hash of the whole file is measured.
+        itself = replace(itself, path=path.name, sha256=sha256(path), bytes=path.stat().st_size)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror}); copy it again") from error
+    return Bundle(path.parent, replace(manifest, files=(itself,)))
 
 
-def _facts_of_onnx(path: Path) -> str | None:
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        raise EngineError(f"{path}: reading an ONNX file needs: pip install 'cxr-edge[onnx]'") from error
-    try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own hierarchy derives from Exception alone
-        raise BundleError(f"{path}: not a model that ONNX Runtime can load ({error})") from error
-    facts: str | None = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    return facts
-
-
-def _build(cls: type[T], data: object, name: str) -> T:
-    """Make a dataclass of a JSON object whose keys are exactly its fields (those with defaults may lack)."""
-    if not isinstance(data, dict):
-        raise BundleError(f"{name}: missing or not an object")
-    if unknown := data.keys() - {f.name for f in fields(cls)}:  # type: ignore[arg-type]
-        raise BundleError(f"{name}: unknown field {sorted(unknown)[0]!r}")
-    try:
-        return cls(**data)
-    except TypeError as error:
-        raise BundleError(f"{name}: {error}".replace("__init__() ", "")) from error
+def _checked_parity(document: Document, data: object) -> Mapping[str, Any]:
+    """Refuse a `parity.json` that lacks what is read of it here; what else it holds is for people."""
+    if not isinstance(data, dict) or not isinstance(data.get("files"), list):
+        raise document.error("files", "no list", "a list of files")
+    for row, entry in enumerate(data["files"]):
+        if not isinstance(entry, dict):
+            raise document.error(f"files[{row}]", "no object", "an object")
+        for key, kind, words in (("sha256", str, "64 hexadecimal digits"), ("passed", bool, "true or false")):
+            if not isinstance(entry.get(key), kind):
+                raise document.error(f"files[{row}].{key}", "something else or nothing", words)
+    return data

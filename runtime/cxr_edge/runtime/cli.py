@@ -5,16 +5,31 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from importlib.metadata import Distribution, PackageNotFoundError, distribution, version
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from typing import Any
 
 import click
 
-from cxr_edge.runtime.errors import EXIT_BAD_INPUT, CxrEdgeError, MissingExtraError
+from cxr_edge.runtime.console import ClosedPipeError
+from cxr_edge.runtime.errors import CxrEdgeError, MissingExtraError
 
 #: Order of `--help`: the way of a model.
-ORDER = ("demo", "audit", "train", "evaluate", "export", "verify", "predict", "explain", "bench", "inspect", "doctor")
-EXIT_INTERRUPTED = 130
+ORDER = (
+    "demo",
+    "audit",
+    "train",
+    "evaluate",
+    "export",
+    "verify",
+    "predict",
+    "explain",
+    "bench",
+    "inspect",
+    "sign",
+    "doctor",
+)
 
 
 class Commands(click.Group):
@@ -48,10 +63,16 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Read the arguments; `--help` prints and ends here."""
+        with _closed_pipe_is_ours():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; a package that is missing becomes the extra that holds it."""
         try:
-            return super().invoke(ctx)
+            with _closed_pipe_is_ours():
+                return super().invoke(ctx)
         except ModuleNotFoundError as error:
             extra = self.extra_of(ctx.invoked_subcommand) if ctx.invoked_subcommand else None
             if extra is None or isinstance(error, CxrEdgeError) or _is_installed(self._distribution, extra):
@@ -60,32 +81,49 @@ class Commands(click.Group):
 
 
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(version("cxr-edge"), prog_name="cxr-edge")
+@click.version_option(package_name="cxr-edge", prog_name="cxr-edge")
 def cli() -> None:
     """Chest radiographs -> a verified pneumonia classifier for small devices.
 
     \b
       radiographs --train--> run --export--> bundle --verify--> gate --predict--> decision + heatmap
 
-    Research tool, not a medical device. Exit codes: 0 done, 1 a gate or check did not hold, 2 wrong usage or bad input,
-    3 some inputs of a batch failed and the others are done.
+    Research tool, not a medical device.
+
+    \b
+    Exit codes:
+      0    done
+      1    a gate or a check did not hold
+      2    wrong usage, a bad input, or a result that cannot be written
+      3    some inputs of a batch failed; the others are done
+      70   a defect of cxr-edge; the message names a file to report it with
+      130  interrupted by Ctrl-C; 143 by SIGTERM
+      141  the reader of the output closed it early, as `head` does
     """
 
 
 def main() -> int:
     """Run the command line and return its exit code."""
     warnings.showwarning = _show_warning
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names that are not UTF-8 are printed as they are
     try:
-        return cli(standalone_mode=False) or 0
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        return EXIT_INTERRUPTED
-    except CxrEdgeError as error:
-        click.echo(f"error: {error}", err=True)
-        return EXIT_BAD_INPUT
+        code = cli(standalone_mode=False)
+        if sys.stdout:
+            sys.stdout.flush()  # so that a full disk or a closed pipe is noticed here
+        return code or 0
+    except (Exception, KeyboardInterrupt) as error:
+        from cxr_edge.runtime.failure import answer
+
+        return answer(error)
+
+
+@contextmanager
+def _closed_pipe_is_ours() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ClosedPipeError from error
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -104,7 +142,7 @@ def _is_installed(of: Distribution, extra: str) -> bool:
                 return False
             continue
         try:
-            version(package)
+            distribution(package)
         except PackageNotFoundError:
             return False
     return True

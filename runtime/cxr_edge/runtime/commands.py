@@ -1,25 +1,32 @@
-"""`cxr-edge predict`, `explain` and `inspect`."""
+"""`cxr-edge predict` and `explain`.
+
+`--help` imports this module, so all that needs numpy, OpenCV or an engine is imported where it is used.
+"""
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cxr_edge.runtime.attribution import BASELINES, MAX_STEPS
-from cxr_edge.runtime.bundle import PRECISIONS, Bundle
-from cxr_edge.runtime.console import Row, emit, output_format
-from cxr_edge.runtime.engines import ENGINES
-from cxr_edge.runtime.errors import EXIT_BAD_INPUT, EXIT_CHECK_FAILED, EXIT_SOME_FAILED, ImageError, IntegrityError
-from cxr_edge.runtime.files import write_atomically
-from cxr_edge.runtime.gradcam import encode_picture
-from cxr_edge.runtime.image import ImageSource, find_images
-from cxr_edge.runtime.predictor import METHODS, Explanation, Predictor, load, packaged_model
+from cxr_edge.runtime.choices import BASELINES, ENGINE_NAMES, MAX_PIXELS, MAX_STEPS, METHODS, PRECISIONS
+from cxr_edge.runtime.console import Row, emit, output_format, trusted_option
+from cxr_edge.runtime.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_SOME_FAILED,
+    CxrEdgeError,
+    ImageError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from cxr_edge.runtime.image import ImageSource
+    from cxr_edge.runtime.predictor import Explanation, Predictor
 
 F = TypeVar("F", bound=Callable[..., Any])
 STDIN = "-"
@@ -30,12 +37,20 @@ LONG_BATCH = 50
 def model_options(function: F) -> F:
     """The options that choose a model, an engine and a threshold."""
     for option in (
+        trusted_option,
+        click.option(
+            "--max-pixels",
+            type=click.IntRange(1),
+            default=MAX_PIXELS,
+            show_default=True,
+            help="Refuse image files with more pixels.",
+        ),
         click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine.  [default: cores, up to 4]"),
         click.option(
             "--operating-point", metavar="NAME", help="Threshold to decide by.  [default: the manifest's first]"
         ),
         click.option("--precision", type=click.Choice(("auto", *PRECISIONS)), default="auto", show_default=True),
-        click.option("--engine", type=click.Choice(("auto", *ENGINES)), default="auto", show_default=True),
+        click.option("--engine", type=click.Choice(("auto", *ENGINE_NAMES)), default="auto", show_default=True),
         click.option("-m", "--model", "bundle", type=click.Path(), help="Bundle folder or lone model file."),
     ):
         function = option(function)
@@ -45,11 +60,13 @@ def model_options(function: F) -> F:
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="IMAGE|DIR|-...")
 @model_options
+@click.option("-o", "--output", "target", type=click.Path(), metavar="FILE", help="Write the result here.")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Write JSON lines here; interrupted, the same call goes on."
+    "--format",
+    type=click.Choice(("table", "json", "jsonl", "csv")),
+    help="Of the result.  [default: table; with -o by the suffix of FILE: .csv, .json, else jsonl]",
 )
-@output_format("table", "json", "jsonl", "csv")
-def predict(sources: Sequence[str], output: Path | None, format: str, **model: Any) -> None:
+def predict(sources: Sequence[str], target: str | None, format: str | None, **model: Any) -> None:
     """Decide on radiographs: normal or pneumonia.
 
     IMAGE is a JPEG, PNG, TIFF, BMP, WebP or DICOM file, DIR a folder of them, - an image on standard input.
@@ -57,16 +74,23 @@ def predict(sources: Sequence[str], output: Path | None, format: str, **model: A
     \b
       cxr-edge predict -m bundle xray.jpeg
       cxr-edge predict -m bundle folder --format csv > decisions.csv
-      cxr-edge predict -m bundle folder -o decisions.jsonl      # resumes after an interruption
+      cxr-edge predict -m bundle folder -o decisions.jsonl
+
+    With -o, the rows gather in FILE.partial until all are there. After an interruption the same command goes on: images
+    that failed or changed are done again, and another model, engine, precision or operating point is an error. FILE,
+    which replaces an earlier result, has one row for each image, in the order given; FILE.run.json names the model.
     """
+    from cxr_edge.runtime.predictor import load
+
+    output = _output_file(target) if target is not None else None
     predictor = load(**model)
-    if output:
-        _predict_to_file(predictor, sources, output)
-        return
     images = [image for source in sources for image in _expand(source)]
     failed: list[str] = []
-    emit(_watched(_rows(predictor, images), len(images), failed), format)
-    _exit_for(failed, len(images))
+    if output:
+        _exit_for(_predict_to_file(predictor, images, output, format), len(images))
+        return
+    emit(_watched(_rows(predictor, images), len(images), failed), format or "table")
+    _exit_for(len(failed), len(images))
 
 
 @click.command()
@@ -93,54 +117,27 @@ def explain(
       cxr-edge explain -m bundle xray.jpeg -o pictures
       cxr-edge explain -m bundle xray.jpeg -o pictures --method ig
     """
+    from cxr_edge.runtime.predictor import load
+
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"-o {output}: is a file; name a folder for the pictures")
     predictor = load(**model)
     images = [image for source in sources for image in _expand(source)]
     failed: list[str] = []
     how = partial(predictor.explain, method=method, max_steps=max_steps, baseline=baseline)
     emit(_watched(_explain(how, images, output), len(images), failed), format)
-    _exit_for(failed, len(images))
-
-
-@click.command()
-@click.argument("bundle", type=click.Path(path_type=Path), required=False)
-@output_format("table", "json")
-def inspect(bundle: Path | None, format: str) -> None:
-    """Show what a bundle or a lone model file says of itself, and check its files against it."""
-    opened = Bundle.open(bundle or packaged_model())
-    manifest = opened.manifest
-    rows, intact = [], True
-    for file in manifest.all_files:
-        try:
-            opened.check(file)
-            state = "intact"
-        except IntegrityError as error:
-            click.echo(f"error: {error}", err=True)
-            state, intact = "changed", False
-        verified = {True: "passed", False: "failed", None: "not run"}[opened.verified(file)]
-        row = {"file": file.path, "engine": file.engine, "precision": file.precision, "MB": file.bytes / 1e6}
-        rows.append(row | {"content": state, "verify": verified})
-    if format == "json":
-        emit(json.loads(manifest.to_json()) | {"checks": rows}, format)
-    else:
-        points = ", ".join(f"{p.name} p ≥ {p.threshold:.4f} ({p.chosen})" for p in manifest.operating_points)
-        feed = manifest.input
-        click.echo(f"model             {manifest.name}, exported {manifest.created}")
-        click.echo(
-            f"input             {feed.name}: {feed.dtype} (N, {feed.height}, {feed.width}, {feed.channels}) in [0, 255]"
-        )
-        click.echo(f"classes           {', '.join(manifest.classes)}")
-        click.echo(f"operating points  {points}\n")
-        emit(rows, format)
-    if not intact:
-        click.get_current_context().exit(EXIT_CHECK_FAILED)
+    _exit_for(len(failed), len(images))
 
 
 def _rows(predictor: Predictor, images: Sequence[str]) -> Iterator[Row]:
     for path, result in zip(images, predictor.predict_many(_source(path) for path in images), strict=True):
-        yield {"path": path} | (_error(result) if isinstance(result, ImageError) else result.to_dict())
+        yield {"path": path} | (_error(result) if isinstance(result, CxrEdgeError) else result.to_dict())
 
 
 def _explain(explain_one: Callable[[ImageSource], Explanation], images: Sequence[str], folder: Path) -> Iterator[Row]:
+    from cxr_edge.runtime.files import write_atomically
+    from cxr_edge.runtime.gradcam import encode_picture
+
     names = _unique_stems(images)
     for path, name in zip(images, names, strict=True):
         try:
@@ -161,36 +158,26 @@ def _explain(explain_one: Callable[[ImageSource], Explanation], images: Sequence
         yield row
 
 
-def _predict_to_file(predictor: Predictor, sources: Sequence[str], output: Path) -> None:
-    """Append to OUTPUT.partial, going on after the rows it already has; rename when all are there."""
-    images = [image for source in sources for image in _expand(source)]
-    partial = output.with_name(output.name + ".partial")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    done = _whole_lines(partial)
-    failed = [row["path"] for row in done if "error" in row]
-    todo = [image for image in images if image not in {row["path"] for row in done}]
-    if done:
-        click.echo(f"resuming: {len(done)} of {len(images)} are in {partial}", err=True)
-    with partial.open("a") as stream:
-        for row in _watched(_rows(predictor, todo), len(todo), failed):
-            stream.write(json.dumps(row) + "\n")
-            stream.flush()
-    partial.replace(output)
-    _exit_for(failed, len(images))
+def _predict_to_file(predictor: Predictor, images: Sequence[str], output: Path, format: str | None) -> int:
+    from cxr_edge.runtime.batch import write_batch
+    from cxr_edge.runtime.journal import Facts
+
+    def decide(todo: Sequence[str]) -> Iterator[Row]:
+        return _watched(_rows(predictor, todo), len(todo), [])
+
+    return write_batch(decide, Facts.of(predictor), images, output, format)
 
 
-def _whole_lines(partial: Path) -> list[dict[str, Any]]:
-    """The rows of an interrupted run; a last line cut short is dropped from the file."""
-    if not partial.is_file():
-        return []
-    lines = partial.read_bytes().splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith(b"\n")]
-    if len(whole) < len(lines):
-        write_atomically(partial, b"".join(whole))
-    return [json.loads(line) for line in whole]
+def _output_file(target: str) -> Path:
+    """The path of -o; a name that ends as a folder's is no file, even if there is no such folder."""
+    if target.endswith(("/", os.sep)):
+        raise UsageError(f"-o {target}: is a folder; name a file in it, for example {target}decisions.jsonl")
+    return Path(target)
 
 
 def _expand(source: str) -> list[str]:
+    from cxr_edge.runtime.folders import find_images
+
     path = Path(source)
     if source == STDIN or not path.is_dir():
         return [source]
@@ -205,17 +192,19 @@ def _source(path: str) -> ImageSource:
 
 
 def _unique_stems(images: Sequence[str]) -> list[str]:
-    """A file name for each picture: the image's stem, numbered where two are alike."""
-    seen: dict[str, int] = {}
-    names = []
+    """A file name for each picture: the image's stem, numbered where an earlier image has it."""
+    last: dict[str, int] = {}
+    names: dict[str, None] = {}
     for image in images:
-        stem = "stdin" if image == STDIN else Path(image).stem
-        seen[stem] = seen.get(stem, 0) + 1
-        names.append(stem if seen[stem] == 1 else f"{stem}-{seen[stem]}")
-    return names
+        stem = name = "stdin" if image == STDIN else Path(image).stem
+        while name in names:
+            last[stem] = last.get(stem, 1) + 1
+            name = f"{stem}-{last[stem]}"
+        names[name] = None
+    return list(names)
 
 
-def _error(error: ImageError) -> dict[str, Any]:
+def _error(error: CxrEdgeError) -> dict[str, Any]:
     return {"error": {"type": type(error).__name__, "message": str(error)}}
 
 
@@ -229,6 +218,6 @@ def _watched(rows: Iterable[Row], total: int, failed: list[str]) -> Iterator[Row
             yield row
 
 
-def _exit_for(failed: Sequence[str], total: int) -> None:
+def _exit_for(failed: int, total: int) -> None:
     if failed:
         click.get_current_context().exit(EXIT_BAD_INPUT if total == 1 else EXIT_SOME_FAILED)

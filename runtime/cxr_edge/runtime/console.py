@@ -2,16 +2,58 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 Row = Mapping[str, Any]
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM), as by `kill`, `timeout` or a service manager."""
+
+
+class ClosedPipeError(Exception):
+    """The reader of standard output has closed it, as `head` does.
+
+    Not an `OSError`: click answers a closed pipe with exit code 1, which means here that a check did not hold.
+    """
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise `Terminated` inside the block, so that what is done can be kept and said.
+
+    Only in the main thread, where Python allows signal handlers; elsewhere nothing changes.
+    """
+    import signal
+    import threading
+
+    def terminate(*_: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+#: The option --trusted, of every command that opens a bundle to use it.
+trusted_option = click.option(
+    "--trusted",
+    type=click.Path(path_type=Path),
+    metavar="KEY.pub",
+    help="Refuse the bundle unless it is signed with this key.",
+)
 
 
 def output_format(*formats: str) -> Callable[[F], F]:
@@ -26,20 +68,23 @@ def emit(result: Row | Iterable[Row], format: str) -> None:
 
     `json` is one document, `jsonl` a line for each row as it comes, `csv` and `table` the scalar fields of the rows.
     """
+    import csv
+    import json
+
     if format == "json":
         click.echo(json.dumps(result if isinstance(result, Mapping) else list(result), indent=2))
     elif format == "jsonl":
         for row in _rows(result):
             click.echo(json.dumps(row))
     elif format == "csv":
-        rows = [_scalars(row) for row in _rows(result)]
+        rows = [scalars(row) for row in _rows(result)]
         writer = csv.DictWriter(
             sys.stdout, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n"
         )
         writer.writeheader()
         writer.writerows(rows)
     else:
-        click.echo(table([_scalars(row) for row in _rows(result)]))
+        click.echo(table([scalars(row) for row in _rows(result)]))
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -54,8 +99,8 @@ def _rows(result: Row | Iterable[Row]) -> Iterable[Row]:
     return [result] if isinstance(result, Mapping) else result
 
 
-def _scalars(row: Row) -> dict[str, Any]:
-    """A row without its nested fields, an error as one text."""
+def scalars(row: Row) -> dict[str, Any]:
+    """Give a row without its nested fields, an error as one text."""
     flat = {key: value for key, value in row.items() if not isinstance(value, (Mapping, list))}
     if isinstance(error := row.get("error"), Mapping):
         flat["error"] = f"{error['type']}: {error['message']}"

@@ -8,14 +8,20 @@
     ├── ImageError (ValueError)             one image that cannot be read as a radiograph
     ├── BundleError (ValueError)            a bundle or model file that is not what it says
     │   └── IntegrityError                  … whose content differs from its manifest
+    ├── OutputError (OSError)               a result that cannot be written
     ├── EngineError (RuntimeError)          an engine that cannot run here, or ran elsewhere than asked
     └── MissingExtraError (ImportError)     an optional dependency that is not installed
+        └── MissingDecoderError             … without which one image cannot be read; an ImageError, too
 """
 
 from __future__ import annotations
 
 #: Exit codes of the command line; a contract with CI.
 EXIT_DONE, EXIT_CHECK_FAILED, EXIT_BAD_INPUT, EXIT_SOME_FAILED = 0, 1, 2, 3
+#: A defect of cxr-edge itself; EX_SOFTWARE of sysexits.h.
+EXIT_DEFECT = 70
+#: 128 + the number of a signal, as shells count: SIGINT (Ctrl-C), SIGPIPE (the reader of a pipe closed it), SIGTERM.
+EXIT_INTERRUPTED, EXIT_CLOSED_PIPE, EXIT_TERMINATED = 130, 141, 143
 
 
 class CxrEdgeError(Exception):
@@ -42,6 +48,10 @@ class IntegrityError(BundleError):
     """A model file whose content differs from what its manifest vouches for."""
 
 
+class OutputError(CxrEdgeError, OSError):
+    """A result that cannot be written, as on a full disk."""
+
+
 class EngineError(CxrEdgeError, RuntimeError):
     """An engine that cannot run here, or that ran elsewhere than asked."""
 
@@ -52,6 +62,14 @@ class MissingExtraError(CxrEdgeError, ImportError):
     def __init__(self, extra: str, module: str | None = None) -> None:
         what = f"'{module}' is not installed" if module else "a package is not installed"
         super().__init__(f"{what}; run: pip install 'cxr-edge[{extra}]'")
+        self.extra = extra
+
+
+class MissingDecoderError(ImageError, MissingExtraError):
+    """One image whose decoder is not installed; in a batch, only that image fails."""
+
+    def __init__(self, message: str, extra: str = "dicom") -> None:
+        CxrEdgeError.__init__(self, message)
         self.extra = extra
 
 

@@ -9,29 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.runtime.attribution import (
-    BASELINES,
-    MAX_STEPS,
-    Attribution,
-    IntegratedGradients,
-    attribution_picture,
-)
 from cxr_edge.runtime.bundle import Bundle, ModelFile, OperatingPoint
+from cxr_edge.runtime.choices import BASELINES, MAX_PIXELS, MAX_STEPS, METHODS
 from cxr_edge.runtime.engines import Engine, Outputs, open_engine, select
 from cxr_edge.runtime.engines.base import FloatArray
 from cxr_edge.runtime.errors import BundleError, CxrEdgeWarning, EngineError, ImageError, UsageError
-from cxr_edge.runtime.gradcam import overlay
 from cxr_edge.runtime.image import Gray, ImageSource, read_image
-from cxr_edge.runtime.preprocess import chunks, preprocess, read_inputs
+from cxr_edge.runtime.preprocess import chunks, minimum_sides, preprocess, read_inputs
 
-#: How a decision can be explained.
-METHODS = ("gradcam", "ig")
+if TYPE_CHECKING:
+    from cxr_edge.runtime.attribution import Attribution, IntegratedGradients
+
 #: Every predictor of this process.
 _LIVE: WeakSet[Predictor] = WeakSet()
 
@@ -113,13 +107,15 @@ class Predictor:
     """
 
     def __init__(
-        self, bundle: Bundle, file: ModelFile, engine: Engine, operating_point: OperatingPoint, threads: int
-    ) -> None:
+        self, bundle: Bundle, file: ModelFile, engine: Engine, operating_point: OperatingPoint, threads: int,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:  # fmt: skip
         self.manifest = bundle.manifest
         self.file = file
         self.operating_point = operating_point
         self._bundle = bundle
         self._threads = threads
+        self._max_pixels = max_pixels
         self._engine: Engine | None = engine
         self._gradients: IntegratedGradients | None = None
         self._lock = Lock()
@@ -201,13 +197,18 @@ class Predictor:
         if method not in METHODS:
             raise UsageError(f"no method {method!r}; known: {', '.join(METHODS)}")
         gradients = self.integrated_gradients if method == "ig" else None
-        gray, prediction = self._predict(image)
+        pixels, prediction = self._predict(image)
+        gray = read_image(image, max_pixels=self._max_pixels)  # in full: the network's copy may have been reduced
         caption = _caption(prediction)
         if gradients is None:
+            from cxr_edge.runtime.gradcam import overlay
+
             return Explanation(
                 prediction, overlay(gray, prediction.heatmap, self.manifest.heatmap, self.manifest.input, caption)
             )
-        attribution = gradients.explain(self._preprocess(gray), max_steps, baseline)
+        from cxr_edge.runtime.attribution import attribution_picture
+
+        attribution = gradients.explain(pixels, max_steps, baseline)
         if not attribution.is_complete:
             warnings.warn(
                 f"integrated gradients with {attribution.steps} steps are {attribution.completeness_error:.0%} off the "
@@ -224,6 +225,8 @@ class Predictor:
             if self._closed:
                 raise EngineError(f"{self.file.path}: this predictor was closed; load the model again")
             if self._gradients is None:
+                from cxr_edge.runtime.attribution import IntegratedGradients
+
                 self._gradients = IntegratedGradients.of_bundle(self._bundle, self._threads)
             return self._gradients
 
@@ -237,11 +240,13 @@ class Predictor:
         for chunk in chunks(images, batch_size):
             yield from self._predict_chunk(chunk)
 
-    def _predict(self, image: ImageSource) -> tuple[npt.NDArray[np.uint8], Prediction]:
+    def _predict(self, image: ImageSource) -> tuple[Gray, Prediction]:
+        """Decide on one radiograph; also what the network saw, (height, width, 1) uint8."""
+        height, width = self.manifest.input.height, self.manifest.input.width
         start = perf_counter()
-        gray = read_image(image)
+        gray = read_image(image, *minimum_sides(height, width), self._max_pixels)
         decoded = perf_counter()
-        pixels = self._preprocess(gray)
+        pixels = preprocess(gray, height, width)
         preprocessed = perf_counter()
         outputs = self.engine.run(pixels[np.newaxis])
         stages = {
@@ -249,14 +254,12 @@ class Predictor:
             "preprocess": preprocessed - decoded,
             "inference": perf_counter() - preprocessed,
         }
-        return gray, self._decide(outputs, 0, stages)
-
-    def _preprocess(self, gray: Gray) -> Gray:
-        return preprocess(gray, self.manifest.input.height, self.manifest.input.width)
+        return pixels, self._decide(outputs, 0, stages)
 
     def _predict_chunk(self, images: Sequence[ImageSource]) -> Iterator[Prediction | ImageError]:
         start = perf_counter()
-        inputs = list(read_inputs(images, self.manifest.input.height, self.manifest.input.width))
+        feed = self.manifest.input
+        inputs = list(read_inputs(images, feed.height, feed.width, self._max_pixels))
         read = perf_counter()
         pixels = [i for i in inputs if not isinstance(i, ImageError)]
         if pixels:
@@ -295,6 +298,8 @@ def load(
     precision: str = "auto",
     operating_point: str | None = None,
     threads: int | None = None,
+    trusted: str | os.PathLike[str] | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Predictor:
     """Load a model.
 
@@ -310,25 +315,25 @@ def load(
         Name of the threshold to decide by; the manifest's first if None.
     threads
         CPU threads of the engine; up to 4 of the available cores if None.
+    trusted
+        Public key (PEM file) that the bundle must be signed with (`cxr-edge sign`); checked before anything is used.
+    max_pixels
+        An image file with more pixels is refused before it is decoded.
 
     Raises
     ------
     BundleError, IntegrityError
-        If there is no bundle, or a file is not what the manifest vouches for.
+        If there is no bundle, a file is not what the manifest vouches for, or the signature is missing or bad.
     EngineError, MissingExtraError
         If the engine is not installed, has no file, or cannot run here.
     """
-    opened = Bundle.open(bundle or packaged_model())
+    opened = Bundle.open(bundle or packaged_model(), trusted)
     point = opened.manifest.operating_point(operating_point)
     file = select(opened, engine, precision)
-    if opened.verified(file) is False:
-        warnings.warn(
-            f"{file.path} failed its gate in `cxr-edge verify`: it may decide otherwise than the trained network",
-            CxrEdgeWarning,
-            stacklevel=2,
-        )
+    if warning := opened.warning(file):
+        warnings.warn(warning, CxrEdgeWarning, stacklevel=2)
     threads = threads or min(4, os.cpu_count() or 1)
-    return Predictor(opened, file, open_engine(opened, file, threads), point, threads)
+    return Predictor(opened, file, open_engine(opened, file, threads), point, threads, max_pixels)
 
 
 def packaged_model() -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +11,6 @@ from cxr_edge.common.backend import import_keras_quietly
 from cxr_edge.runtime.console import emit, output_format, table
 from cxr_edge.runtime.errors import EXIT_CHECK_FAILED
 from cxr_edge.runtime.files import write_atomically
-from cxr_edge.runtime.quiet import quiet_native_stderr
 from cxr_edge.train.fit.distribute import STRATEGIES
 
 if TYPE_CHECKING:
@@ -151,6 +148,9 @@ def train(
     \b
       cxr-edge export runs/first -o bundle --calib chest_xray
     """
+    from dataclasses import fields
+
+    from cxr_edge.common.backend import quiet_native_stderr
     from cxr_edge.train.fit.config import TrainConfig
     from cxr_edge.train.fit.distribute import connect
     from cxr_edge.train.fit.tracking import Tracking
@@ -248,6 +248,8 @@ def audit(data: Path, folder: Path, format: str) -> None:
     \b
       cxr-edge audit chest_xray -o audit
     """
+    import json
+
     from rich.console import Console
     from rich.progress import track
 

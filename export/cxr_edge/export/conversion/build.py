@@ -15,10 +15,12 @@ from typing import Any
 from cxr_edge.common.dataset import CLASSES, LabelledImage, evenly, fingerprint, read_dataset, read_pixels
 from cxr_edge.common.run import Run
 from cxr_edge.export.conversion import quantize
+from cxr_edge.export.conversion.formats import COMPANIONS, FILES, GRADIENT, MEDIAPIPE, SYMMETRIC
 from cxr_edge.export.conversion.golden import write_golden
-from cxr_edge.export.conversion.mediapipe import MEDIAPIPE, classifier_model
+from cxr_edge.export.conversion.mediapipe import classifier_model
 from cxr_edge.runtime.bundle import ENGINE_OF_SUFFIX, MANIFEST, InputContract, Manifest, ModelFile, sha256
 from cxr_edge.runtime.errors import DataError, UsageError
+from cxr_edge.runtime.facts import PLACEHOLDER
 
 #: Packages whose release shapes the files.
 TOOLS = (
@@ -31,26 +33,6 @@ TOOLS = (
     "onnxconverter-common",
     "ai-edge-quantizer",
 )
-#: Explains by integrated gradients and decides nothing.
-GRADIENT = "gradient.onnx"
-#: File -> precision: all that can be written without a GPU.
-FILES = {
-    "model.onnx": "fp32",
-    "model.fp16.onnx": "fp16",
-    "model.fp32.tflite": "fp32",
-    "model.fp16.tflite": "fp16",
-    "model.int8.onnx": "int8",
-    "model.int8.tflite": "int8",
-    GRADIENT: "fp32",
-}
-#: Of int8 that TensorRT can take: every range symmetric.
-SYMMETRIC = "model.int8.symmetric.onnx"
-#: Files for other clients than this project's runtime, written when named.
-COMPANIONS = {
-    # fp32: without the output `logit` the converter folds the temperature into weights, which fp16 would round.
-    MEDIAPIPE: "fp32",
-    SYMMETRIC: "int8",
-}
 
 
 def build_bundle(
@@ -122,7 +104,8 @@ class _Writer:
         self._rounded: dict[int, Any] = {}
 
     def write(self, precision: str, path: Path) -> ModelFile:
-        itself = ModelFile(path.name, ENGINE_OF_SUFFIX[path.suffix], precision, "", 0)  # it cannot hold its own hash
+        # It cannot hold its own hash; writing it puts a digest over the rest in the placeholder's place.
+        itself = ModelFile(path.name, ENGINE_OF_SUFFIX[path.suffix], precision, PLACEHOLDER, 0)
         if path.name == MEDIAPIPE:
             self._write_mediapipe(path, itself)
         else:

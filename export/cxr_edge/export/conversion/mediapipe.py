@@ -17,8 +17,6 @@ from cxr_edge.runtime.quiet import quiet_native_stderr
 if TYPE_CHECKING:
     import keras
 
-MEDIAPIPE = "model.mediapipe.tflite"
-
 #: Red, green and blue in gray, in units of 2^-15 (ITU-R BT.601, as OpenCV rounds them). All products and sums stay
 #: below 2^24, where float32 is exact; half precision does not hold these numbers.
 LUMA = (9798.0, 19235.0, 3735.0)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.runtime.bundle import METADATA_KEY
 from cxr_edge.runtime.errors import BundleError
+from cxr_edge.runtime.facts import METADATA_KEY, seal
 from cxr_edge.runtime.quiet import quiet_native_stderr
 
 if TYPE_CHECKING:
@@ -165,11 +165,13 @@ def _backbone(model: onnx.ModelProto, finest: int) -> list[str]:
 
 
 def write_onnx(model: onnx.ModelProto, path: Path, facts: str) -> None:
-    """Write an ONNX file with the manifest's facts inside."""
+    """Write an ONNX file with the manifest's facts inside, sealed over the whole file."""
     import onnx
 
     del model.metadata_props[:]
-    entry = model.metadata_props.add()
-    entry.key, entry.value = METADATA_KEY, facts
     model.producer_name = "cxr-edge"
-    onnx.save(model, path)
+    content = model.SerializeToString()
+    appended = onnx.ModelProto()  # messages of protobuf merge where their bytes are put one after another
+    entry = appended.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, seal(facts, content)
+    path.write_bytes(content + appended.SerializeToString())

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from cxr_edge.export.conversion.metadata import LABELS, add_metadata
 from cxr_edge.runtime.bundle import MANIFEST
+from cxr_edge.runtime.facts import seal
 from cxr_edge.runtime.quiet import quiet_native_stderr
 
 if TYPE_CHECKING:
@@ -118,13 +119,14 @@ def _gather(flatbuffer: bytes) -> bytes:
 
 
 def write_tflite(flatbuffer: bytes, path: Path, facts: str, labels: tuple[str, ...]) -> None:
-    """Write a TFLite file with its metadata, the manifest's facts and the labels inside.
+    """Write a TFLite file with its metadata, the manifest's facts, sealed over it, and the labels inside.
 
     Metadata is a table in the flatbuffer; the files that it names are a zip appended to it, which interpreters do not
     look at.
     """
-    path.write_bytes(add_metadata(flatbuffer, MANIFEST))
+    content = add_metadata(flatbuffer, MANIFEST)
+    path.write_bytes(content)
     with zipfile.ZipFile(path, "a") as archive:
-        for name, text in ((MANIFEST, facts), (LABELS, "\n".join(labels) + "\n")):
+        for name, text in ((MANIFEST, seal(facts, content)), (LABELS, "\n".join(labels) + "\n")):
             # A fixed date, so that the same model gives the same file.
             archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), text)

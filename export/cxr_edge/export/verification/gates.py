@@ -92,6 +92,15 @@ def load_gates(path: Path | None) -> Mapping[str, Gate]:
     return gates
 
 
+def is_default_or_stricter(gate: Gate, precision: str) -> bool:
+    """Whether every default limit of a precision is there and none is looser; a limit of NaN lets nothing pass."""
+    for name in (*HIGHEST, *LEAST):
+        default, limit = getattr(DEFAULTS[precision], name), getattr(gate, name)
+        if default is not None and (limit is None or (limit > default if name in HIGHEST else limit < default)):
+            return False
+    return True
+
+
 def check(parity: Parity, gate: Gate) -> list[Check]:
     """Hold what was measured against a gate; a limit on what the file does not give binds nothing. NaN never passes."""
     checks = []

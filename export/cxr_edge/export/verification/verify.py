@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,23 +16,24 @@ import numpy.typing as npt
 
 from cxr_edge.common.dataset import LabelledImage, evenly, fingerprint, read_dataset, read_pixels
 from cxr_edge.common.run import Run
-from cxr_edge.export.conversion.mediapipe import MEDIAPIPE, ClassifierEngine
+from cxr_edge.export.conversion.formats import MEDIAPIPE
+from cxr_edge.export.conversion.mediapipe import ClassifierEngine
 from cxr_edge.export.verification.flips import Flip, find_flips
-from cxr_edge.export.verification.gates import Check, Gate, check
+from cxr_edge.export.verification.gates import Check, Gate, check, is_default_or_stricter
 from cxr_edge.export.verification.layers import IMAGES, LayerReport, measure_layers
 from cxr_edge.export.verification.parity import Parity, compare, run_file
 from cxr_edge.export.verification.precision import check_precision
 from cxr_edge.export.verification.preprocessing import PreprocessingParity, compare_loaders
 from cxr_edge.export.verification.reference import Reference
 from cxr_edge.export.verification.taps import KerasTap, Tap, open_tap
-from cxr_edge.runtime.bundle import Bundle, Manifest, ModelFile
+from cxr_edge.runtime.bundle import PARITY, Bundle, Manifest, ModelFile
 from cxr_edge.runtime.engines import Engine, Outputs, open_engine
 from cxr_edge.runtime.engines.base import OUTPUTS
-from cxr_edge.runtime.errors import CxrEdgeError, DataError, IntegrityError, UsageError
-from cxr_edge.runtime.files import write_atomically
+from cxr_edge.runtime.errors import BundleError, CxrEdgeError, DataError, IntegrityError, UsageError
+from cxr_edge.runtime.files import check_writable, write_atomically
 from cxr_edge.runtime.predictor import Predictor
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 #: Images on which our decoder and resizing are compared with others'.
 PREPROCESSING_IMAGES = 200
 #: Told what is being done, and how many of how many images are.
@@ -45,6 +46,8 @@ class FileResult:
 
     Attributes
     ----------
+    gate
+        What it was held to; None if it decides nothing.
     outputs, flips
         What it said of every image, and what it decided otherwise; empty if it could not be run.
     layers
@@ -55,19 +58,54 @@ class FileResult:
     parity: Parity | None
     checks: Sequence[Check]
     error: str | None = None
+    gate: Gate | None = None
     outputs: Outputs | None = None
     flips: Sequence[Flip] = ()
     layers: LayerReport | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether it ran and every limit held."""
-        return self.error is None and all(c.passed for c in self.checks)
+        """Whether it ran, at least one limit was checked, and every limit held."""
+        return not self.failures
 
     @property
     def failures(self) -> list[str]:
         """Why it did not pass."""
-        return [self.error] if self.error else [str(c) for c in self.checks if not c.passed]
+        if self.error:
+            return [self.error]
+        if not self.checks:
+            return ["no limit of its gate could be checked: set a limit on an output that the file gives"]
+        return [str(c) for c in self.checks if not c.passed]
+
+    @property
+    def default_gates(self) -> bool:
+        """Whether it was held to the default gate of its precision or a stricter one."""
+        return self.gate is not None and is_default_or_stricter(self.gate, self.file.precision)
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """The images that a bundle was verified on.
+
+    Attributes
+    ----------
+    fingerprint
+        Of these images (`dataset.fingerprint`).
+    images, available
+        How many were taken, of how many: all of the data set, or of its held-out patients.
+    held_out
+        Whether only patients were taken that the run held out of training.
+    """
+
+    fingerprint: str
+    images: int
+    available: int
+    held_out: bool
+
+    @property
+    def complete(self) -> bool:
+        """Whether no image was left out by --limit."""
+        return self.images == self.available
 
 
 @dataclass(frozen=True)
@@ -75,7 +113,7 @@ class Verification:
     """The verdict on a bundle, and the images and the reference that it was found on."""
 
     manifest: Manifest
-    data_fingerprint: str
+    data: DataRecord
     samples: Sequence[LabelledImage]
     reference: Outputs
     files: Sequence[FileResult]
@@ -83,8 +121,8 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether every file passed."""
-        return all(result.passed for result in self.files)
+        """Whether there are files and every one passed."""
+        return bool(self.files) and all(result.passed for result in self.files)
 
     @property
     def images(self) -> int:
@@ -99,7 +137,9 @@ class Verification:
                 "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "passed": self.passed,
                 "images": self.images,
-                "data_fingerprint": self.data_fingerprint,
+                "data_fingerprint": self.data.fingerprint,
+                "complete": self.data.complete,
+                "data": asdict(self.data),
                 "files": [self._row(result) for result in self.files],
                 "preprocessing": [asdict(parity) for parity in self.preprocessing],
             }
@@ -107,6 +147,7 @@ class Verification:
 
     def _row(self, result: FileResult) -> dict[str, Any]:
         row = asdict(result.file) | {"passed": result.passed, "error": result.error}
+        row |= {"default_gates": result.default_gates, "gate": asdict(result.gate) if result.gate else None}
         row["checks"] = [asdict(c) for c in result.checks]
         if result.parity:
             row |= {key: value for key, value in asdict(result.parity).items() if key != "file"}
@@ -143,11 +184,14 @@ def verify_bundle(
     Raises
     ------
     BundleError, DataError, UsageError
-        If bundle, run or data cannot be used at all. A file that cannot be run fails instead.
+        If bundle, run or data cannot be used at all, or `parity.json` cannot be written. A file that cannot be run
+        fails instead.
     """
-    bundle = Bundle.open(path)
+    bundle = open_for_verification(path)
     run = _trained_run(bundle, run_folder)
-    trained = _Trained(run, bundle, _chosen(read_dataset(data), run, held_out, limit), progress)
+    available = _available(read_dataset(data), run, held_out)
+    images = evenly(available, limit or len(available))
+    trained = _Trained(run, bundle, images, progress)
     results = [
         _verify_file(bundle, file, trained, gates[file.precision], layers, progress)
         for file in (*bundle.manifest.files, *bundle.manifest.companions)
@@ -157,12 +201,34 @@ def verify_bundle(
             bundle.check(gradient)  # it decides nothing, and must be what the manifest vouches for all the same
         except IntegrityError as error:
             results.append(_unusable(gradient, error))
-    images, outputs = trained.images, trained.outputs
+    record = DataRecord(fingerprint(images), len(images), len(available), held_out)
     verification = Verification(
-        bundle.manifest, fingerprint(images), images, outputs, results, trained.preprocessing(progress)
+        bundle.manifest, record, images, trained.outputs, results, trained.preprocessing(progress)
     )
-    write_atomically(path / "parity.json", json.dumps(verification.to_dict(), indent=2, allow_nan=False) + "\n")
+    write_atomically(path / PARITY, json.dumps(verification.to_dict(), indent=2, allow_nan=False) + "\n")
     return verification
+
+
+def open_for_verification(path: Path) -> Bundle:
+    """Open a bundle and make sure, before hours of work, that it can be verified and the result be written.
+
+    Raises
+    ------
+    BundleError
+        If it cannot be opened.
+    UsageError
+        If it is a lone file, names no model file, or is a folder that cannot be written to.
+    """
+    if path.is_file():
+        raise UsageError(
+            f"{path}: found a file, expected a bundle folder, because the verdict is written to {PARITY} in it; "
+            f"run: cxr-edge verify {path.parent} --data DATA"
+        )
+    bundle = Bundle.open(path)
+    if not (bundle.manifest.files or bundle.manifest.companions):
+        raise UsageError(f"{path}: found no model file in its manifest, expected one at least; export it again")
+    check_writable(path / PARITY)
+    return bundle
 
 
 def _verify_file(
@@ -179,14 +245,27 @@ def _verify_file(
         predictor = _open(bundle, file)
         check_precision(bundle.folder / file.path, file)
         outputs = run_file(predictor, trained.images, tick)
-    except CxrEdgeError as error:  # changed content, an absent engine, a backend that ran elsewhere
-        return _unusable(file, error)
-    engine = predictor.engine
-    given = engine.given if isinstance(engine, ClassifierEngine) else OUTPUTS
+        engine = predictor.engine
+        given = engine.given if isinstance(engine, ClassifierEngine) else OUTPUTS
+        _check_finite(bundle.folder / file.path, outputs, given)
+    except CxrEdgeError as error:  # changed content, an absent engine, a backend that ran elsewhere, NaN
+        return _unusable(file, error, gate)
     parity = compare(file, engine.backend, outputs, trained.outputs, trained.labels, bundle.manifest, given)
     flips = find_flips(outputs, trained.outputs, bundle.manifest.operating_points)
     report = _layers(bundle, file, trained, progress) if layers and given == OUTPUTS else None
-    return FileResult(file, parity, check(parity, gate), None, outputs, flips, report)
+    return FileResult(file, parity, check(parity, gate), None, gate, outputs, flips, report)
+
+
+def _check_finite(path: Path, outputs: Outputs, given: Collection[str]) -> None:
+    """Refuse NaN and infinity in any output: not every output has a limit that would find them."""
+    for name in given:
+        values = np.asarray(getattr(outputs, name))
+        broken = int((~np.isfinite(values.reshape(len(values), -1))).any(axis=1).sum())
+        if broken:
+            raise BundleError(
+                f"{path}: found NaN or infinity in the output {name!r} of {broken} of {len(values)} images, expected "
+                "numbers; export it again"
+            )
 
 
 def _open(bundle: Bundle, file: ModelFile) -> Predictor:
@@ -250,18 +329,19 @@ def _trained_run(bundle: Bundle, run_folder: Path | None) -> Run:
     return run
 
 
-def _chosen(images: list[LabelledImage], run: Run, held_out: bool, limit: int | None) -> list[LabelledImage]:
+def _available(images: list[LabelledImage], run: Run, held_out: bool) -> list[LabelledImage]:
+    """The images of a data set, or of those the ones that the run held out."""
     if held_out:
         images = [image for image in images if image.key in run.held_out]
         if {image.label for image in images} != {0, 1}:
             raise DataError(
                 "the data set lacks images of a class that the run held out; name the one that it was trained on"
             )
-    return evenly(images, limit or len(images))
+    return images
 
 
-def _unusable(file: ModelFile, error: CxrEdgeError) -> FileResult:
-    return FileResult(file, None, (), f"{type(error).__name__}: {error}")
+def _unusable(file: ModelFile, error: CxrEdgeError, gate: Gate | None = None) -> FileResult:
+    return FileResult(file, None, (), f"{type(error).__name__}: {error}", gate)
 
 
 def _finite(value: Any) -> Any:

@@ -86,12 +86,14 @@ def open_signature(
         interpreter.allocate_tensors()
         # By signature: the converter reorders outputs.
         run = interpreter.get_signature_runner()
-    except (RuntimeError, ValueError) as error:
-        raise BundleError(f"{path}: not a model that LiteRT can load ({error})") from error
+        operators = {operator["op_name"] for operator in interpreter._get_ops_details()}
+        inputs, outputs = run.get_input_details(), run.get_output_details()
+    except (RuntimeError, ValueError) as error:  # also UnicodeDecodeError, of names in a damaged file
+        raise BundleError(f"{path}: not a model that LiteRT can load ({error}); copy the file again") from error
     # Without its delegate LiteRT runs reference kernels, several times slower, and says nothing.
-    if not any(op["op_name"] == "DELEGATE" for op in interpreter._get_ops_details()):
+    if "DELEGATE" not in operators:
         raise EngineError(f"{path}: the XNNPACK delegate took no part of the graph; install another ai-edge-litert")
-    name, details = next(iter(run.get_input_details().items()))
+    name, details = next(iter(inputs.items()))
     dtype, shape = np.dtype(details["dtype"]).name, tuple(int(n) for n in details["shape"])
-    check_signature(path, contract, name, dtype, shape, set(run.get_output_details()), needed)
+    check_signature(path, contract, name, dtype, shape, set(outputs), needed)
     return Signature(interpreter, run)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import ctypes
 import json
 import platform
+import re
 import weakref
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,22 +23,28 @@ import numpy.typing as npt
 from cxr_edge.runtime.bundle import Bundle, InputContract, Manifest, ModelFile
 from cxr_edge.runtime.engines.base import OUTPUTS, Outputs, check_signature
 from cxr_edge.runtime.errors import BundleError, EngineError, MissingExtraError
+from cxr_edge.runtime.fields import Document, Rule, read_limited
+from cxr_edge.runtime.manifest import LARGEST_MANIFEST, FileName, Name, Sha256
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
 #: First major compute capability (Ampere) of GPUs that run hardware-compatible plans.
 AMPERE = 8
+Release = Annotated[
+    str,
+    Rule('a version such as "10.3.0.26"', lambda version: bool(re.fullmatch(r"[0-9]+(\.[0-9A-Za-z+-]+)*", version))),
+]
 
 
 @dataclass(frozen=True)
 class Target:
     """What a plan is built for: the release of TensorRT, the GPU, and the operating system and processor."""
 
-    tensorrt: str
-    gpu: str
-    compute_capability: str
-    platform: str
+    tensorrt: Release
+    gpu: Name
+    compute_capability: Name
+    platform: Name
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ class PlanOptions:
         Every GPU from Ampere on (compute capability 8.0) runs it too.
     """
 
-    max_batch: int = 1
+    max_batch: Annotated[int, Rule("a whole number ≥ 1", lambda count: count >= 1)] = 1
     version_compatible: bool = False
     hardware_compatible: bool = False
 
@@ -66,8 +73,8 @@ class Sidecar:
     file: ModelFile
     target: Target
     options: PlanOptions
-    onnx: str
-    onnx_sha256: str
+    onnx: FileName
+    onnx_sha256: Sha256
     strongly_typed: bool
 
     @classmethod
@@ -79,13 +86,9 @@ class Sidecar:
         BundleError
             If it is missing, or not what this release of cxr-edge writes.
         """
-        path = sidecar_path(plan)
-        try:
-            data = json.loads(path.read_bytes())
-            parts = {"file": ModelFile, "target": Target, "options": PlanOptions}
-            return cls(**{key: parts[key](**value) if key in parts else value for key, value in data.items()})
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise BundleError(f"{path}: not the sidecar of a plan ({error}); {_rebuild(plan)}") from error
+        document = Document(str(sidecar_path(plan)), _rebuild(plan))
+        data = document.parse(read_limited(sidecar_path(plan), LARGEST_MANIFEST, document.remedy))
+        return document.build(cls, data)
 
     def to_json(self) -> str:
         """Text of the file."""

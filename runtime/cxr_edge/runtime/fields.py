@@ -1,0 +1,204 @@
+"""JSON objects as frozen dataclasses, checked field by field.
+
+A dataclass declares what its JSON must be by annotations: `Annotated[float, Rule(...)]` adds a condition to a type.
+Nothing is converted but lists to tuples and whole numbers to floats where a float is declared.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+from cxr_edge.runtime.errors import BundleError
+
+T = TypeVar("T")
+#: Deepest nesting of objects and lists; a manifest nests 5 deep, parity.json 7.
+MAX_DEPTH = 32
+#: Longest piece of a wrong value that an error quotes.
+QUOTED = 60
+#: Metadata of a field whose default is for Python only: JSON must say it.
+REQUIRED = {"required": True}
+TYPES: Mapping[type, str] = {str: "text", int: "a whole number", bool: "true or false"}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A condition on a value beyond its type, and the words of an error for it."""
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+def one_of(*values: object) -> Rule:
+    """The value is one of a few known ones."""
+    return Rule(" or ".join(json.dumps(value) for value in values), lambda value: value in values)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A JSON text under examination.
+
+    Attributes
+    ----------
+    name
+        Of the file, for errors.
+    remedy
+        What the user should do if the text cannot be used, for errors.
+    """
+
+    name: str
+    remedy: str
+
+    def error(self, field: str, found: str, expected: str) -> BundleError:
+        """An error that names the file, the field, what was found, what was expected and what to do."""
+        where = f"{self.name}: {field}" if field else self.name
+        return BundleError(f"{where}: found {found}, expected {expected}; {self.remedy}")
+
+    def parse(self, text: str | bytes) -> Any:
+        """Decode the text strictly: no NaN, no infinity, no key twice, no deep nesting, only text that can be printed.
+
+        Raises
+        ------
+        BundleError
+            If it is not such JSON.
+        """
+        try:
+            data = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+            _check_tree(data)
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"{self.name}: not JSON that can be used ({error}); {self.remedy}") from error
+        return data
+
+    def build(self, cls: type[T], data: object, field: str = "") -> T:
+        """Make a dataclass of a JSON object that has exactly its fields; those with a default may be missing from it.
+
+        A field with a default and the metadata `REQUIRED` must be there all the same.
+
+        Raises
+        ------
+        BundleError
+            If a field is missing, unknown, of another type or breaks a rule.
+        """
+        if not isinstance(data, dict):
+            raise self.error(field, _quote(data), "an object")
+        declared = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+        if unknown := sorted(data.keys() - declared):
+            known = ", ".join(declared)
+            raise self.error(field, f"the unknown field {_quote(unknown[0])}", f"only the fields {known}")
+        values = {}
+        for name, kind in _kinds(cls).items():  # type: ignore[arg-type]
+            where = f"{field}.{name}" if field else name
+            if name in data:
+                values[name] = self._value(kind, data[name], where)
+            elif _is_required(declared[name]):
+                raise self.error(where, "nothing", _expected(kind))
+        return cls(**values)
+
+    def _value(self, kind: Any, value: object, field: str, expected: str | None = None) -> Any:
+        """A JSON value as the type `kind`, which is one of those that `_expected` knows; `expected` says it better."""
+        if get_origin(kind) is Annotated:
+            inner, rule = get_args(kind)
+            built = self._value(inner, value, field, rule.expected)
+            if not rule.holds(built):
+                raise self.error(field, _quote(value), rule.expected)
+            return built
+        if get_origin(kind) is UnionType:  # X | None
+            return None if value is None else self._value(get_args(kind)[0], value, field)
+        if get_origin(kind) is tuple and isinstance(value, list):
+            item = get_args(kind)[0]
+            return tuple(self._value(item, entry, f"{field}[{row}]") for row, entry in enumerate(value))
+        if is_dataclass(kind):
+            return self.build(kind, value, field)  # type: ignore[arg-type]
+        if kind is float and type(value) in (int, float):
+            return float(value)  # type: ignore[arg-type]
+        if (kind in TYPES and type(value) is kind) or (get_origin(kind) is Mapping and isinstance(value, dict)):
+            return value
+        raise self.error(field, _quote(value), expected or _expected(kind))
+
+
+def read_limited(path: Path, limit: int, remedy: str) -> bytes:
+    """Content of a small file.
+
+    Raises
+    ------
+    BundleError
+        If it cannot be read, or has more than `limit` bytes.
+    """
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(limit + 1)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror or error}); {remedy}") from error
+    if len(content) > limit:
+        raise BundleError(f"{path}: found more than {limit / 1e6:.0f} MB, expected a few kB; {remedy}")
+    return content
+
+
+def _is_required(declared: Field[Any]) -> bool:
+    has_default = declared.default is not MISSING or declared.default_factory is not MISSING
+    return not has_default or declared.metadata == REQUIRED
+
+
+@cache
+def _kinds(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)
+
+
+def _expected(kind: Any) -> str:
+    """A type, in words."""
+    if get_origin(kind) is Annotated:
+        return str(get_args(kind)[1].expected)
+    if get_origin(kind) is UnionType:
+        return f"{_expected(get_args(kind)[0])} or null"
+    if get_origin(kind) is tuple:
+        return "a list"
+    return "a number" if kind is float else TYPES.get(kind, "an object")
+
+
+def _quote(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= QUOTED else f"{text[:QUOTED]}…"
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return data
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _check_tree(data: object) -> None:
+    """ValueError if a value is nested too deep, is a number beyond double precision, or text that is no Unicode."""
+    level = [data]
+    for _ in range(MAX_DEPTH):
+        inner: list[object] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner += value.keys()
+                inner += value.values()
+            elif isinstance(value, list):
+                inner += value
+            elif isinstance(value, str):
+                value.encode()  # UnicodeEncodeError, a ValueError, for half of a surrogate pair
+            elif isinstance(value, (int, float)) and not _fits_double(value):
+                raise ValueError("a number beyond the range of double precision")
+        level = inner
+    if level:
+        raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+
+
+def _fits_double(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number too large for a float
+        return False

@@ -103,11 +103,10 @@ def main() -> int:
     options.cache.mkdir(parents=True, exist_ok=True)
     try:
         emulator = Emulator.prepare(options)
-        done = [check(emulator, engine, options) for engine in options.engine or EXTRAS]
     except EmulationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0 if all(done) else 1
+    return 0 if all([check(emulator, engine, options) for engine in options.engine or EXTRAS]) else 1
 
 
 def parse() -> argparse.Namespace:
@@ -125,7 +124,9 @@ def parse() -> argparse.Namespace:
     add("--pytest", default="tests/runtime", metavar="ARGUMENTS", help="what to run (default: tests/runtime)")
     add("--cache", type=Path, default=cache, help="folder of downloads (default: cxr-edge-aarch64 in the user's cache)")
     add("--mirror", default="http://deb.debian.org/debian", help="Debian mirror")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.cache = options.cache.resolve()
+    return options
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,8 @@ class Emulator:
         host = run(["dpkg", "--print-architecture"]).strip()
         source = SUITES[options.qemu_suite]
         qemu = unpack(options, options.qemu_suite, host, ["download", source.qemu_package]) / source.qemu_path
-        packages = ["install", "--download-only", "--yes", "python3", "libstdc++6", "libgomp1"]
+        # base-files brings the links /lib and /bin, which newer releases need to find the loader.
+        packages = ["install", "--download-only", "--yes", "base-files", "libstdc++6", "libgomp1", "python3"]
         emulator = cls(qemu, unpack(options, options.suite, "arm64", packages), SUITES[options.suite], options.cpu)
         print(run([qemu, "--version"]).splitlines()[0], f"-cpu {options.cpu}; Debian {options.suite}", flush=True)
         return emulator
@@ -173,7 +175,7 @@ def site_packages(folder: Path, suite: Suite) -> Path:
 
 
 def unpack(options: argparse.Namespace, suite: str, architecture: str, arguments: Sequence[str]) -> Path:
-    """Unpack what `apt-get ARGUMENTS` downloads; this apt has its own folders, knows one suite and no installed package."""
+    """Unpack what `apt-get ARGUMENTS` downloads; this apt has its own folders and knows of no installed package."""
     folder = options.cache / f"{suite}-{architecture}-{arguments[-1]}"
     if (folder / "complete").exists():
         return folder / "root"
@@ -217,14 +219,24 @@ def check(emulator: Emulator, engine: str, options: argparse.Namespace) -> bool:
     """Compare one engine's outputs, then run the tests; -> whether all hold."""
     with tempfile.TemporaryDirectory(prefix=f"{engine}-", dir=options.cache) as name:
         folder = Path(name)
-        pip("wheel", "--no-deps", "--wheel-dir", folder, ROOT)
-        (wheel,) = folder.glob("*.whl")
-        arm = emulator.environment(folder / "aarch64", [f"{wheel}[{EXTRAS[engine]},dicom]", "pytest", *options.package])
-        versions = frozen(site_packages(folder / "aarch64", emulator.suite))
-        print(f"\n{engine}: {', '.join(versions)}", flush=True)
-        same = compared(engine, arm, reference(folder / "reference", versions, wheel), folder, options)
+        try:
+            arm, here = environments(emulator, engine, folder, options.package)
+            same = compared(engine, arm, here, folder, options)
+        except EmulationError as error:
+            print(f"{engine}: failed: {error}", flush=True)
+            return False
         passed = options.no_tests or tested(arm, options.pytest)
     return same and passed
+
+
+def environments(emulator: Emulator, engine: str, folder: Path, packages: Sequence[str]) -> tuple[Path, Path]:
+    """Install core, [dicom], the engine and pytest for aarch64, and the same versions here; -> both pythons."""
+    pip("wheel", "--no-deps", "--wheel-dir", folder, ROOT)
+    (wheel,) = folder.glob("*.whl")
+    arm = emulator.environment(folder / "aarch64", [f"{wheel}[{EXTRAS[engine]},dicom]", "pytest", *packages])
+    versions = frozen(site_packages(folder / "aarch64", emulator.suite))
+    print(f"\n{engine}: {', '.join(versions)}", flush=True)
+    return arm, reference(folder / "reference", versions, wheel)
 
 
 def frozen(packages: Path) -> list[str]:

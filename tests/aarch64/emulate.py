@@ -106,7 +106,8 @@ def main() -> int:
     except EmulationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0 if all([check(emulator, engine, options) for engine in options.engine or EXTRAS]) else 1
+    held = [check(emulator, engine, options) for engine in options.engine or EXTRAS]
+    return 0 if all(held) else 1
 
 
 def parse() -> argparse.Namespace:

@@ -1,5 +1,6 @@
 """What tests share: where the real radiographs lie, which engines are installed, and forged bundles."""
 
+import os
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +12,8 @@ SHARED = ROOT.parent / "shared"
 needs_shared = pytest.mark.skipif(
     not (SHARED / "data").is_dir(), reason="real radiographs and ImageNet weights (../shared) are not here"
 )
+#: For tests that hold something to a time in seconds: set by tests/aarch64/emulate.py.
+needs_native_speed = pytest.mark.skipif("CXR_EDGE_EMULATED" in os.environ, reason="this processor is emulated")
 needs_onnx = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="ONNX Runtime is not installed")
 needs_litert = pytest.mark.skipif(find_spec("ai_edge_litert") is None, reason="LiteRT is not installed")
 ONNX = pytest.param("onnx", marks=needs_onnx)

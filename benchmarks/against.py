@@ -20,7 +20,7 @@ from typing import Any
 import click
 import numpy as np
 
-from cxr_edge.runtime.image import find_images
+from cxr_edge.runtime.imaging.image import find_images
 
 ROOTS = ("runtime", "train", "export", "benchmarks")
 WORKER = """

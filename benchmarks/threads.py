@@ -17,7 +17,7 @@ import click
 import numpy as np
 
 from cxr_edge.runtime import Predictor, load
-from cxr_edge.runtime.image import find_images
+from cxr_edge.runtime.imaging.image import find_images
 
 
 @click.command()

@@ -52,7 +52,7 @@ def bundle(run, phantoms) -> Path:
 @pytest.fixture
 def cli(monkeypatch, capfd):
     """Call the command line in this process: arguments -> (exit code, standard output, standard error)."""
-    from cxr_edge.runtime.cli import main
+    from cxr_edge.runtime.cli.main import main
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["cxr-edge", *map(str, arguments)])

@@ -27,7 +27,7 @@ PACKAGED_FILES = [
 
 def forge(folder: Path, name: str, content: bytes) -> None:
     """Put another file in place of one of a bundle, and let the manifest vouch for it."""
-    from cxr_edge.runtime.bundle import Bundle, sha256
+    from cxr_edge.runtime.bundles.bundle import Bundle, sha256
 
     (folder / name).write_bytes(content)
     manifest = Bundle.open(folder).manifest
@@ -45,7 +45,7 @@ def sealed_copy(source: Path, folder: Path) -> Path:
     import json
     import zipfile
 
-    from cxr_edge.runtime.facts import METADATA_KEY, PLACEHOLDER, read_facts, seal
+    from cxr_edge.runtime.bundles.facts import METADATA_KEY, PLACEHOLDER, read_facts, seal
 
     facts, content = read_facts(source), source.read_bytes()
     data = json.loads(facts.text)

@@ -54,8 +54,8 @@ def test_bench_measures_every_file_and_keeps_raw_samples(cli, bundle, run, phant
 def test_a_file_without_heatmap_decides_the_same(bundle, xray, tmp_path, name):
     from cxr_edge.benchmarks.heatmap_cost import _runner
     from cxr_edge.runtime import load
-    from cxr_edge.runtime.image import read_image
-    from cxr_edge.runtime.preprocess import preprocess
+    from cxr_edge.runtime.imaging.image import read_image
+    from cxr_edge.runtime.imaging.preprocess import preprocess
 
     without_heatmap(bundle / name, tmp_path / name)
     pixels = preprocess(read_image(xray))[np.newaxis]

@@ -164,7 +164,7 @@ def prepare(master: Path) -> None:
 def use(path: Path, engine: str) -> None:
     """All that a user may do with a bundle; raises nothing but CxrEdgeError."""
     from cxr_edge.runtime import Bundle, load
-    from cxr_edge.runtime.bom import bill_of_materials
+    from cxr_edge.runtime.bundles.bom import bill_of_materials
 
     opened = Bundle.open(path)
     texts = [json.dumps(bill_of_materials(opened.manifest)), opened.manifest.to_json()]

@@ -29,7 +29,7 @@ def seeds():
     import numpy as np
     from dicom_files import LOSSY, TRANSFER_SYNTAXES, dicom, radiograph, sequence
 
-    from cxr_edge.runtime.dicom_samples import SAMPLES, sample
+    from cxr_edge.runtime.imaging.dicom_samples import SAMPLES, sample
 
     files = []
     for syntax in TRANSFER_SYNTAXES:
@@ -89,7 +89,7 @@ def peak_memory():
 def work(seed, start, stop, place):
     """Read files start … stop - 1, noting each number in `place` before, so that a crash can be told."""
     from cxr_edge.runtime.errors import CxrEdgeError
-    from cxr_edge.runtime.image import read_image
+    from cxr_edge.runtime.imaging.image import read_image
 
     files = seeds()
     for file in files:

@@ -22,7 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from cxr_edge.runtime import CxrEdgeError, load
-from cxr_edge.runtime.preprocess import read_input
+from cxr_edge.runtime.imaging.preprocess import read_input
 from fuzz.mutate import mutate
 from fuzz.seeds import SEEDS
 

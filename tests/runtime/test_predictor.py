@@ -8,7 +8,7 @@ from support import LITERT, ONNX, PACKAGED_FILES
 from cxr_edge.runtime import EngineError, ImageError, MissingExtraError, UsageError, load
 from cxr_edge.runtime.engines import available_engines, missing_extra
 from cxr_edge.runtime.errors import CxrEdgeWarning
-from cxr_edge.runtime.image import read_image
+from cxr_edge.runtime.imaging.image import read_image
 
 
 @pytest.mark.parametrize(("engine", "precision"), PACKAGED_FILES)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from cxr_edge.runtime import Bundle
-from cxr_edge.runtime.bundle import ModelFile
+from cxr_edge.runtime.bundles.bundle import ModelFile
 from cxr_edge.runtime.engines.tensorrt import PlanOptions, Sidecar, Target, _rebuild, sidecar_path
 from cxr_edge.runtime.errors import BundleError
 from cxr_edge.runtime.predictor import packaged_model

@@ -2,7 +2,7 @@
 
     python tests/soak/kill_batch.py --kills 100
 
-It needs the runtime with one engine. tests/runtime/test_batch.py runs it with a few kills.
+It needs the runtime with one engine. tests/runtime/cli/test_batch.py runs it with a few kills.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cxr_edge.runtime.choices import ENGINE_NAMES
-from cxr_edge.runtime.console import emit, output_format
+from cxr_edge.runtime.cli.console import emit, output_format
 from cxr_edge.runtime.errors import EXIT_CHECK_FAILED, ImageError
 from cxr_edge.runtime.files import write_atomically
 
@@ -99,7 +99,7 @@ def bench(
     from dataclasses import asdict
 
     from cxr_edge.common.backend import import_keras_quietly
-    from cxr_edge.runtime.folders import find_images
+    from cxr_edge.runtime.imaging.folders import find_images
     from cxr_edge.runtime.predictor import packaged_model
 
     found = find_images(images) if images.is_dir() else [images]

@@ -157,7 +157,7 @@ def _examples(data: Path) -> list[LabelledImage]:
 
 def _explain(bundle: Path, images: list[LabelledImage], folder: Path) -> list[Shown]:
     from cxr_edge.common.dataset import CLASSES
-    from cxr_edge.runtime.gradcam import encode_picture
+    from cxr_edge.runtime.explanation.gradcam import encode_picture
     from cxr_edge.runtime.predictor import load
 
     predictor = load(bundle, precision="fp32")

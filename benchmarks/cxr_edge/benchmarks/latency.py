@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 
-from cxr_edge.runtime.bundle import Bundle, ModelFile
+from cxr_edge.runtime.bundles.bundle import Bundle, ModelFile
 from cxr_edge.runtime.errors import EngineError, MissingExtraError
-from cxr_edge.runtime.gradcam import overlay
-from cxr_edge.runtime.image import read_image
+from cxr_edge.runtime.explanation.gradcam import overlay
+from cxr_edge.runtime.imaging.image import read_image
 from cxr_edge.runtime.predictor import Predictor, load
 
 STAGES = ("decode", "preprocess", "inference", "total", "explanation")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-from cxr_edge.runtime.bundle import ModelFile
+from cxr_edge.runtime.bundles.bundle import ModelFile
 from cxr_edge.runtime.errors import EngineError
 
 STARTS = 5
@@ -17,7 +17,7 @@ PEAK = "peak KB: "
 #: includes the parent's own memory before `exec`.
 PROGRAM = f"""
 import sys
-from cxr_edge.runtime.cli import main
+from cxr_edge.runtime.cli.main import main
 code = main()
 with open("/proc/self/status") as status:
     peak = next(line.split()[1] for line in status if line.startswith("VmHWM"))

@@ -20,7 +20,7 @@ from cxr_edge.benchmarks.latency import STAGES, WARM_UP, Latency, measure, open_
 from cxr_edge.benchmarks.process import cold_start
 from cxr_edge.benchmarks.statistics import median_ratio, percentiles
 from cxr_edge.common.dataset import LabelledImage, read_pixels
-from cxr_edge.runtime.bundle import Bundle
+from cxr_edge.runtime.bundles.bundle import Bundle
 from cxr_edge.runtime.predictor import Predictor
 
 SCHEMA_VERSION = 1

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.runtime.errors import DataError, ImageError
-from cxr_edge.runtime.folders import find_images
-from cxr_edge.runtime.preprocess import read_inputs
+from cxr_edge.runtime.imaging.folders import find_images
+from cxr_edge.runtime.imaging.preprocess import read_inputs
 
 CLASSES = ("NORMAL", "PNEUMONIA")
 SPLITS = ("train", "val", "test")

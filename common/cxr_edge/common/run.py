@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.runtime.bundle import HeatmapGeometry, InputContract, OperatingPoint, sha256
+from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract, OperatingPoint, sha256
 from cxr_edge.runtime.errors import BundleError, IntegrityError
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ import click
 
 from cxr_edge.export.conversion.formats import COMPANIONS, FILES
 from cxr_edge.runtime.choices import PRECISIONS
-from cxr_edge.runtime.console import emit, output_format, table
+from cxr_edge.runtime.cli.console import emit, output_format, table
 from cxr_edge.runtime.errors import EXIT_CHECK_FAILED, MissingExtraError, UsageError
 from cxr_edge.runtime.files import write_atomically
 
 if TYPE_CHECKING:
     from cxr_edge.export.verification.verify import Verification
-    from cxr_edge.runtime.bundle import Bundle
+    from cxr_edge.runtime.bundles.bundle import Bundle
     from cxr_edge.runtime.engines.tensorrt import PlanOptions
 
 FORMATS = ("onnx", "tflite", "tensorrt")
@@ -71,7 +71,7 @@ def export(
       cxr-edge export bundle --format tensorrt                  # on the Jetson
       cxr-edge verify bundle --data chest_xray
     """
-    from cxr_edge.runtime.bundle import MANIFEST, Bundle
+    from cxr_edge.runtime.bundles.bundle import MANIFEST, Bundle
     from cxr_edge.runtime.engines.tensorrt import PlanOptions
 
     others = [f for f in formats if f != "tensorrt"]
@@ -186,9 +186,9 @@ def verify(
     from cxr_edge.common.backend import import_keras_quietly
     from cxr_edge.export.verification.gates import load_gates
     from cxr_edge.export.verification.verify import open_for_verification, verify_bundle
-    from cxr_edge.runtime.bundle import PARITY
+    from cxr_edge.runtime.bundles.bundle import PARITY
+    from cxr_edge.runtime.bundles.signing import SIGNATURE
     from cxr_edge.runtime.files import check_writable
-    from cxr_edge.runtime.signing import SIGNATURE
 
     gates = load_gates(gates_file)
     is_signed = (open_for_verification(bundle).folder / SIGNATURE).is_file()

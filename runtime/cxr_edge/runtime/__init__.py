@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cxr_edge.runtime.bundle import Bundle, Manifest
+    from cxr_edge.runtime.bundles.bundle import Bundle, Manifest
     from cxr_edge.runtime.errors import (
         BundleError,
         CxrEdgeError,
@@ -53,8 +53,8 @@ __all__ = [
 
 #: Where the names lie that are not errors.
 _MODULES = {
-    "Bundle": "bundle",
-    "Manifest": "bundle",
+    "Bundle": "bundles.bundle",
+    "Manifest": "bundles.bundle",
     "Explanation": "predictor",
     "Prediction": "predictor",
     "Predictor": "predictor",

@@ -15,16 +15,16 @@ from weakref import WeakSet
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.runtime.bundle import Bundle, ModelFile, OperatingPoint
+from cxr_edge.runtime.bundles.bundle import Bundle, ModelFile, OperatingPoint
 from cxr_edge.runtime.choices import BASELINES, MAX_PIXELS, MAX_STEPS, METHODS
 from cxr_edge.runtime.engines import Engine, Outputs, open_engine, select
 from cxr_edge.runtime.engines.base import FloatArray
 from cxr_edge.runtime.errors import BundleError, CxrEdgeWarning, EngineError, ImageError, UsageError
-from cxr_edge.runtime.image import Gray, ImageSource, read_image
-from cxr_edge.runtime.preprocess import chunks, minimum_sides, preprocess, read_inputs
+from cxr_edge.runtime.imaging.image import Gray, ImageSource, read_image
+from cxr_edge.runtime.imaging.preprocess import chunks, minimum_sides, preprocess, read_inputs
 
 if TYPE_CHECKING:
-    from cxr_edge.runtime.attribution import Attribution, IntegratedGradients
+    from cxr_edge.runtime.explanation.attribution import Attribution, IntegratedGradients
 
 #: Every predictor of this process.
 _LIVE: WeakSet[Predictor] = WeakSet()
@@ -201,12 +201,12 @@ class Predictor:
         gray = read_image(image, max_pixels=self._max_pixels)  # in full: the network's copy may have been reduced
         caption = _caption(prediction)
         if gradients is None:
-            from cxr_edge.runtime.gradcam import overlay
+            from cxr_edge.runtime.explanation.gradcam import overlay
 
             return Explanation(
                 prediction, overlay(gray, prediction.heatmap, self.manifest.heatmap, self.manifest.input, caption)
             )
-        from cxr_edge.runtime.attribution import attribution_picture
+        from cxr_edge.runtime.explanation.attribution import attribution_picture
 
         attribution = gradients.explain(pixels, max_steps, baseline)
         if not attribution.is_complete:
@@ -225,7 +225,7 @@ class Predictor:
             if self._closed:
                 raise EngineError(f"{self.file.path}: this predictor was closed; load the model again")
             if self._gradients is None:
-                from cxr_edge.runtime.attribution import IntegratedGradients
+                from cxr_edge.runtime.explanation.attribution import IntegratedGradients
 
                 self._gradients = IntegratedGradients.of_bundle(self._bundle, self._threads)
             return self._gradients

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cxr_edge.common.backend import import_keras_quietly
-from cxr_edge.runtime.console import emit, output_format, table
+from cxr_edge.runtime.cli.console import emit, output_format, table
 from cxr_edge.runtime.errors import EXIT_CHECK_FAILED
 from cxr_edge.runtime.files import write_atomically
 from cxr_edge.train.fit.distribute import STRATEGIES
@@ -150,7 +149,8 @@ def train(
     """
     from dataclasses import fields
 
-    from cxr_edge.common.backend import quiet_native_stderr
+    from cxr_edge.common.backend import import_keras_quietly
+    from cxr_edge.runtime.quiet import quiet_native_stderr
     from cxr_edge.train.fit.config import TrainConfig
     from cxr_edge.train.fit.distribute import connect
     from cxr_edge.train.fit.tracking import Tracking

@@ -18,9 +18,9 @@ from cxr_edge.export.conversion import quantize
 from cxr_edge.export.conversion.formats import COMPANIONS, FILES, GRADIENT, MEDIAPIPE, SYMMETRIC
 from cxr_edge.export.conversion.golden import write_golden
 from cxr_edge.export.conversion.mediapipe import classifier_model
-from cxr_edge.runtime.bundle import ENGINE_OF_SUFFIX, MANIFEST, InputContract, Manifest, ModelFile, sha256
+from cxr_edge.runtime.bundles.bundle import ENGINE_OF_SUFFIX, MANIFEST, InputContract, Manifest, ModelFile, sha256
+from cxr_edge.runtime.bundles.facts import PLACEHOLDER
 from cxr_edge.runtime.errors import DataError, UsageError
-from cxr_edge.runtime.facts import PLACEHOLDER
 
 #: Packages whose release shapes the files.
 TOOLS = (

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.runtime.bundle import InputContract, ModelFile, sha256
+from cxr_edge.runtime.bundles.bundle import InputContract, ModelFile, sha256
 from cxr_edge.runtime.engines.litert import LiteRTEngine
 
 SCHEMA_VERSION = 1

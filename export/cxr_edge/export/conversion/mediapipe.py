@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.runtime.bundle import InputContract
+from cxr_edge.runtime.bundles.bundle import InputContract
 from cxr_edge.runtime.engines import Outputs
 from cxr_edge.runtime.engines.litert import LiteRTEngine, open_signature
 from cxr_edge.runtime.quiet import quiet_native_stderr

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.runtime.bundles.facts import METADATA_KEY, seal
 from cxr_edge.runtime.errors import BundleError
-from cxr_edge.runtime.facts import METADATA_KEY, seal
 from cxr_edge.runtime.quiet import quiet_native_stderr
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxr_edge.runtime.bundle import Bundle, InputContract, ModelFile, sha256
+from cxr_edge.runtime.bundles.bundle import Bundle, InputContract, ModelFile, sha256
 from cxr_edge.runtime.engines.tensorrt import PlanOptions, Sidecar, Target, sidecar_path, this_target
 from cxr_edge.runtime.errors import EngineError
 from cxr_edge.runtime.files import write_atomically

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.export.conversion.metadata import LABELS, add_metadata
-from cxr_edge.runtime.bundle import MANIFEST
-from cxr_edge.runtime.facts import seal
+from cxr_edge.runtime.bundles.bundle import MANIFEST
+from cxr_edge.runtime.bundles.facts import seal
 from cxr_edge.runtime.quiet import quiet_native_stderr
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cxr_edge.runtime.bundle import OperatingPoint
+from cxr_edge.runtime.bundles.bundle import OperatingPoint
 from cxr_edge.runtime.engines import Outputs
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.common.dataset import evenly, read_dataset, read_pixels
-from cxr_edge.runtime.bundle import Bundle
+from cxr_edge.runtime.bundles.bundle import Bundle
 from cxr_edge.runtime.errors import EngineError, MissingExtraError
 
 #: Largest finite value of half precision (IEEE 754-2019, binary16), and its smallest that keeps all 11 digits.

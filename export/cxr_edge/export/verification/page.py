@@ -16,9 +16,9 @@ from cxr_edge.export.verification.plots import draw_changes, draw_layers, draw_p
 from cxr_edge.export.verification.report import COLUMNS, cells, preprocessing_line, summary
 from cxr_edge.export.verification.verify import FileResult, Verification
 from cxr_edge.runtime.engines.base import FloatArray
+from cxr_edge.runtime.explanation.gradcam import overlay
 from cxr_edge.runtime.files import write_atomically
-from cxr_edge.runtime.gradcam import overlay
-from cxr_edge.runtime.image import read_image
+from cxr_edge.runtime.imaging.image import read_image
 
 #: Flipped images that are shown of each file: those whose probability changed most.
 SHOWN = 12

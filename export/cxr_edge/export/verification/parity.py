@@ -11,7 +11,7 @@ import numpy.typing as npt
 from cxr_edge.common.dataset import LabelledImage
 from cxr_edge.common.statistics import Floats, Labels, calibration_error, rank_correlations, roc_auc
 from cxr_edge.export.verification.paired import brier, delong, mcnemar
-from cxr_edge.runtime.bundle import Manifest, ModelFile
+from cxr_edge.runtime.bundles.bundle import Manifest, ModelFile
 from cxr_edge.runtime.engines import Outputs
 from cxr_edge.runtime.engines.base import OUTPUTS
 from cxr_edge.runtime.errors import DataError, ImageError

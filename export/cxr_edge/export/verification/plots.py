@@ -9,7 +9,7 @@ import numpy as np
 
 from cxr_edge.common.figures import BLUE, GREY, PROBABILITY_LIMITS, RED, draw_png, set_probability_scale
 from cxr_edge.export.verification.layers import LayerReport
-from cxr_edge.runtime.bundle import OperatingPoint
+from cxr_edge.runtime.bundles.bundle import OperatingPoint
 from cxr_edge.runtime.engines.base import FloatArray
 
 #: Smaller changes of a probability are drawn here.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cxr_edge.runtime.bundle import ModelFile
+from cxr_edge.runtime.bundles.bundle import ModelFile
 from cxr_edge.runtime.errors import BundleError
 from cxr_edge.runtime.quiet import quiet_native_stderr
 

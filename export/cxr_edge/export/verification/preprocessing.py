@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.common.dataset import LabelledImage
-from cxr_edge.runtime.bundle import OperatingPoint
+from cxr_edge.runtime.bundles.bundle import OperatingPoint
 from cxr_edge.runtime.engines import Outputs
 
 Pixels = npt.NDArray[np.uint8]

@@ -26,7 +26,7 @@ from cxr_edge.export.verification.precision import check_precision
 from cxr_edge.export.verification.preprocessing import PreprocessingParity, compare_loaders
 from cxr_edge.export.verification.reference import Reference
 from cxr_edge.export.verification.taps import KerasTap, Tap, open_tap
-from cxr_edge.runtime.bundle import PARITY, Bundle, Manifest, ModelFile
+from cxr_edge.runtime.bundles.bundle import PARITY, Bundle, Manifest, ModelFile
 from cxr_edge.runtime.engines import Engine, Outputs, open_engine
 from cxr_edge.runtime.engines.base import OUTPUTS
 from cxr_edge.runtime.errors import BundleError, CxrEdgeError, DataError, IntegrityError, UsageError

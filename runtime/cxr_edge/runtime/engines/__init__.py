@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.util import find_spec
 
-from cxr_edge.runtime.bundle import Bundle, ModelFile
+from cxr_edge.runtime.bundles.bundle import Bundle, ModelFile
 from cxr_edge.runtime.engines.base import Engine, Outputs
 from cxr_edge.runtime.errors import EngineError, MissingExtraError, UsageError
 

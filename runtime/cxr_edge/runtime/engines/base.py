@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.runtime.bundle import InputContract
+from cxr_edge.runtime.bundles.bundle import InputContract
 from cxr_edge.runtime.errors import BundleError
 
 FloatArray = npt.NDArray[np.float32]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.runtime.bundle import InputContract
+from cxr_edge.runtime.bundles.bundle import InputContract
 from cxr_edge.runtime.engines.base import OUTPUTS, Outputs, check_signature
 from cxr_edge.runtime.errors import BundleError, EngineError, MissingExtraError
 from cxr_edge.runtime.quiet import quiet_native_stderr

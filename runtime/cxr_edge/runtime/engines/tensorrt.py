@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.runtime.bundle import Bundle, InputContract, Manifest, ModelFile
+from cxr_edge.runtime.bundles.bundle import Bundle, InputContract, Manifest, ModelFile
+from cxr_edge.runtime.bundles.fields import Document, Rule, read_limited
+from cxr_edge.runtime.bundles.manifest import LARGEST_MANIFEST, FileName, Name, Sha256
 from cxr_edge.runtime.engines.base import OUTPUTS, Outputs, check_signature
 from cxr_edge.runtime.errors import BundleError, EngineError, MissingExtraError
-from cxr_edge.runtime.fields import Document, Rule, read_limited
-from cxr_edge.runtime.manifest import LARGEST_MANIFEST, FileName, Name, Sha256
 
 if TYPE_CHECKING:
     import tensorrt as trt

@@ -14,8 +14,8 @@ import numpy as np
 
 from cxr_edge.common.dataset import CLASSES, SPLITS, LabelledImage, read_dataset
 from cxr_edge.runtime.errors import ImageError
-from cxr_edge.runtime.image import read_image
-from cxr_edge.runtime.preprocess import chunks
+from cxr_edge.runtime.imaging.image import read_image
+from cxr_edge.runtime.imaging.preprocess import chunks
 from cxr_edge.train.data.duplicates import Bits, equal, perceptual_hash, similar
 from cxr_edge.train.data.patients import patient_of
 from cxr_edge.train.data.shortcuts import Cues, Shortcut, cues_together, measure, single_cues

@@ -15,7 +15,7 @@ from cxr_edge.common.dataset import CLASSES
 from cxr_edge.common.figures import encode_jpeg, figure_png
 from cxr_edge.common.pages import render_page
 from cxr_edge.runtime.files import write_atomically
-from cxr_edge.runtime.image import read_image
+from cxr_edge.runtime.imaging.image import read_image
 from cxr_edge.train.data.audit import Audit, Origin, Radiograph
 from cxr_edge.train.data.duplicates import MAX_DISTANCE
 from cxr_edge.train.data.shortcuts import BORDER, NEAR_BLACK, cue_names

@@ -8,8 +8,8 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.runtime.image import Gray
-from cxr_edge.runtime.preprocess import preprocess
+from cxr_edge.runtime.imaging.image import Gray
+from cxr_edge.runtime.imaging.preprocess import preprocess
 
 K = TypeVar("K", bound=Hashable)
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.runtime.image import Gray
+from cxr_edge.runtime.imaging.image import Gray
 
 Pixels = npt.NDArray[np.uint8]
 

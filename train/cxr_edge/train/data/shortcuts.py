@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from cxr_edge.common.dataset import CLASSES
 from cxr_edge.common.statistics import roc_auc
-from cxr_edge.runtime.image import Gray
+from cxr_edge.runtime.imaging.image import Gray
 
 #: Outer part of the image that counts as border, of each side.
 BORDER = 0.08

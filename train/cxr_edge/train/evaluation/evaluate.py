@@ -13,7 +13,7 @@ import numpy as np
 
 from cxr_edge.common.dataset import LabelledImage, fingerprint, read_dataset, read_pixels
 from cxr_edge.common.statistics import BINS
-from cxr_edge.runtime.bundle import OperatingPoint
+from cxr_edge.runtime.bundles.bundle import OperatingPoint
 from cxr_edge.runtime.engines.base import FloatArray
 from cxr_edge.runtime.errors import DataError, UsageError
 from cxr_edge.train.data.patients import patient_of

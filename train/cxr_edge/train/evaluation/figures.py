@@ -22,8 +22,8 @@ from cxr_edge.common.figures import (
     set_probability_scale,
 )
 from cxr_edge.common.statistics import BINS
-from cxr_edge.runtime.gradcam import overlay
-from cxr_edge.runtime.image import read_image
+from cxr_edge.runtime.explanation.gradcam import overlay
+from cxr_edge.runtime.imaging.image import read_image
 from cxr_edge.train.evaluation.faithfulness import SHARES
 from cxr_edge.train.evaluation.metrics import Cases, ReliabilityBin
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from cxr_edge.common.dataset import LabelledImage
 from cxr_edge.common.statistics import Floats, Labels, roc_auc
-from cxr_edge.runtime.image import read_image
+from cxr_edge.runtime.imaging.image import read_image
 from cxr_edge.train.data.patients import are_numbered, patient_of, positions
 from cxr_edge.train.data.perturbations import PERTURBATIONS, perturb
 from cxr_edge.train.fit.calibrate import to_probability

@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from cxr_edge.common.backend import import_keras_quietly
 from cxr_edge.common.run import NETWORK, RECORD, Run
-from cxr_edge.runtime.bundle import MANIFEST, HeatmapGeometry, InputContract, OperatingPoint
+from cxr_edge.runtime.bundles.bundle import MANIFEST, HeatmapGeometry, InputContract, OperatingPoint
 from cxr_edge.runtime.engines import Outputs
 from cxr_edge.runtime.errors import BundleError
+from cxr_edge.runtime.imaging.preprocess import chunks
 from cxr_edge.runtime.predictor import load
-from cxr_edge.runtime.preprocess import chunks
 from cxr_edge.train.fit.calibrate import to_probability
 
 if TYPE_CHECKING:

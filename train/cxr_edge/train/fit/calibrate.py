@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.common.statistics import Floats, Labels
-from cxr_edge.runtime.bundle import OperatingPoint
+from cxr_edge.runtime.bundles.bundle import OperatingPoint
 
 #: Temperatures that are searched.
 TEMPERATURES = (0.1, 10.0)

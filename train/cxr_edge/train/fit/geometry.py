@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.runtime.bundle import HeatmapGeometry
+from cxr_edge.runtime.bundles.bundle import HeatmapGeometry
 
 #: The stimulus: a soft blob, grey levels and pixels at an input of 224.
 AMPLITUDE, SIGMA = 60.0, 8.0

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.common.statistics import roc_auc
-from cxr_edge.runtime.bundle import sha256
+from cxr_edge.runtime.bundles.bundle import sha256
 from cxr_edge.train.data.outliers import outliers
 from cxr_edge.train.data.patients import patient_of
 from cxr_edge.train.data.perturbations import PERTURBATIONS, perturb

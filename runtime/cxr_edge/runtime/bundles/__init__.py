@@ -1,0 +1,1 @@
+"""What travels with a model, and why it can be believed."""

@@ -1,0 +1,282 @@
+"""What travels with a model: a folder with a `manifest.json` and the files that it vouches for; opens, checks, refuses.
+
+Each model file carries the facts of the manifest too (see `facts`), so that a lone file knows how to be fed. What a
+user may believe of a bundle comes from three places: the manifest's sha256 of each file, `parity.json` of
+`cxr-edge verify`, and, if the bundle was signed, `model.sig` (see `signing`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from cxr_edge.runtime.bundles.facts import METADATA_KEY, check_digest, read_facts
+from cxr_edge.runtime.bundles.fields import Document, read_limited
+from cxr_edge.runtime.bundles.manifest import (
+    LARGEST_MANIFEST,
+    MANIFEST,
+    REMEDY,
+    HeatmapGeometry,
+    InputContract,
+    Manifest,
+    ModelFile,
+    OperatingPoint,
+)
+from cxr_edge.runtime.choices import PRECISIONS
+from cxr_edge.runtime.errors import BundleError, IntegrityError
+
+__all__ = [
+    "ENGINE_OF_SUFFIX",
+    "MANIFEST",
+    "METADATA_KEY",
+    "PARITY",
+    "Bundle",
+    "HeatmapGeometry",
+    "InputContract",
+    "Manifest",
+    "ModelFile",
+    "OperatingPoint",
+    "sha256",
+]
+
+PARITY = "parity.json"
+#: Model file suffix -> engine that runs it.
+ENGINE_OF_SUFFIX = {".onnx": "onnx", ".tflite": "litert"}
+#: Largest `parity.json`, in bytes; it lists every flipped image and, if asked for, every layer.
+LARGEST_PARITY = 16_000_000
+SIDECAR_SUFFIX = ".engine.json"
+REBUILD = "delete it, or build the plan anew: cxr-edge export BUNDLE --format tensorrt"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A manifest and the folder that its files lie in.
+
+    Attributes
+    ----------
+    signed
+        Names of the files that a trusted signature covers; None if no signature was asked for.
+    """
+
+    folder: Path
+    manifest: Manifest
+    signed: frozenset[str] | None = field(default=None, compare=False)
+
+    @classmethod
+    def open(cls, path: str | PathLike[str], trusted: str | PathLike[str] | None = None) -> Bundle:
+        """Open a bundle folder, or a lone model file by the facts inside it.
+
+        Parameters
+        ----------
+        path
+            The folder or the file.
+        trusted
+            Public key (PEM file) that the bundle must be signed with. Nothing that the signature does not cover is
+            used then: TensorRT plans and a `parity.json` that were added later are as if they were not there.
+
+        Raises
+        ------
+        BundleError
+            If there is no bundle at `path`, or its manifest cannot be used.
+        IntegrityError
+            If its signature is missing or bad, or a lone file differs from the digest inside it.
+        MissingExtraError
+            If a signature is to be checked and `[sign]` is not installed.
+        """
+        path = Path(path)
+        try:
+            is_lone, is_bundle = path.is_file() and path.suffix in ENGINE_OF_SUFFIX, (path / MANIFEST).is_file()
+        except OSError as error:
+            raise BundleError(
+                f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
+            ) from error
+        if is_lone:
+            return _open_lone(path, trusted is not None)
+        if not is_bundle:
+            raise BundleError(
+                f"{path}: no bundle ({MANIFEST} not found); make one with `cxr-edge export RUN -o {path}`"
+            )
+        from cxr_edge.runtime.bundles import signing
+
+        signed = None if trusted is None else signing.verify(path, Path(trusted))
+        if trusted is None:
+            signing.check_unlocked(path)
+        facts = Manifest.from_json(_read(path, MANIFEST, LARGEST_MANIFEST, REMEDY), str(path / MANIFEST))
+        bundle = cls(path, facts, signed)
+        plans = tuple(_plan(path, sidecar) for sidecar in bundle._sidecars())
+        return replace(bundle, manifest=replace(facts, files=(*facts.files, *plans)))
+
+    def find(self, engine: str, precision: str = "auto") -> ModelFile | None:
+        """The file for an engine and a precision; `auto` takes the most exact one."""
+        for wanted in PRECISIONS if precision == "auto" else (precision,):
+            for file in self.manifest.files:
+                if (file.engine, file.precision) == (engine, wanted):
+                    return file
+        return None
+
+    def check(self, file: ModelFile) -> Path:
+        """Path of a file, once its content is what the manifest vouches for.
+
+        Raises
+        ------
+        IntegrityError
+            If the file is missing, cut short or changed, or a link out of the bundle.
+        """
+        path = _inside(self.folder, file.path)
+        try:
+            if not path.is_file():
+                raise IntegrityError(f"{path}: missing, though the manifest names it; copy the whole bundle again")
+            if (size := path.stat().st_size) != file.bytes:
+                raise IntegrityError(
+                    f"{path}: {size} bytes instead of {file.bytes}: cut short or changed; copy it again"
+                )
+            if sha256(path) != file.sha256:
+                raise IntegrityError(f"{path}: sha256 differs from the manifest's: changed after export; copy it again")
+        except OSError as error:
+            raise IntegrityError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+        return path
+
+    @cached_property
+    def parity(self) -> Mapping[str, Any]:
+        """What `cxr-edge verify` last found (`parity.json`); empty if there is none or the signature does not cover it.
+
+        Raises
+        ------
+        BundleError
+            If it cannot be used.
+        """
+        path = self.folder / PARITY
+        # A lone file's folder need not be that of its bundle.
+        if not path.is_file() or not self._covers(PARITY) or not (self.folder / MANIFEST).is_file():
+            return {}
+        document = Document(str(path), "run `cxr-edge verify` again, or delete the file")
+        data = document.parse(_read(self.folder, PARITY, LARGEST_PARITY, document.remedy))
+        return _checked_parity(document, data)
+
+    def verified(self, file: ModelFile) -> bool | None:
+        """Whether `verify` passed this very file (by sha256); None if it never ran on it."""
+        row = self._row(file)
+        return None if row is None else bool(row["passed"])
+
+    def warning(self, file: ModelFile) -> str | None:
+        """Why this file may decide otherwise than the trained network, as far as `parity.json` tells.
+
+        None if it passed on all images under the default gates or stricter ones, or if there is no `parity.json`.
+        """
+        if not self.parity:
+            return None
+        row = self._row(file)
+        if row is None:
+            return f"{file.path}: {PARITY} tells nothing of this file; run `cxr-edge verify`"
+        if not row["passed"]:
+            return f"{file.path} failed its gate in `cxr-edge verify`: it may decide otherwise than the trained network"
+        # Records of before these two fields were all full runs, or nobody can tell.
+        if self.parity.get("complete", True) is not True:
+            return f"{file.path} was verified on {self.parity.get('images')} images only; run `cxr-edge verify` on all"
+        if row.get("default_gates", True) is not True:
+            return f"{file.path} was verified under looser gates than the default ones; run `cxr-edge verify` without"
+        return None
+
+    def _row(self, file: ModelFile) -> Mapping[str, Any] | None:
+        rows = (row for row in self.parity.get("files", []) if row["sha256"] == file.sha256)
+        return next(rows, None)
+
+    def _covers(self, name: str) -> bool:
+        return self.signed is None or name in self.signed
+
+    def _sidecars(self) -> list[str]:
+        """Names of the sidecars of TensorRT plans that may be used."""
+        names = sorted(path.name for path in self.folder.glob(f"*{SIDECAR_SUFFIX}"))
+        return [name for name in names if self._covers(name) and self._covers(name.removesuffix(".json"))]
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """Path of a bundle's file; IntegrityError if a symbolic link leads out of the bundle."""
+    path = folder / name
+    try:
+        target, root = path.resolve(), folder.resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+        raise IntegrityError(
+            f"{path}: found a link that leads nowhere; copy the file itself into the bundle"
+        ) from error
+    if not target.is_relative_to(root):
+        raise IntegrityError(
+            f"{path}: found a link to {target}, expected a file inside the bundle; copy the bundle with its links "
+            "followed (cp -rL)"
+        )
+    return path
+
+
+def _read(folder: Path, name: str, limit: int, remedy: str) -> bytes:
+    return read_limited(_inside(folder, name), limit, remedy)
+
+
+def _plan(folder: Path, sidecar: str) -> ModelFile:
+    """A TensorRT plan, built on the device after the manifest was written; its sidecar vouches for it."""
+    document = Document(str(folder / sidecar), REBUILD)
+    data = document.parse(_read(folder, sidecar, LARGEST_MANIFEST, REBUILD))
+    file = document.build(ModelFile, data.get("file") if isinstance(data, dict) else data, "file")
+    for field_name, value, expected in (
+        ("path", file.path, sidecar.removesuffix(".json")),
+        ("engine", file.engine, "tensorrt"),
+    ):
+        if value != expected:
+            raise document.error(f"file.{field_name}", value, expected)
+    return file
+
+
+def _open_lone(path: Path, must_be_signed: bool) -> Bundle:
+    if must_be_signed:
+        raise IntegrityError(f"{path}: a lone file carries no signature; name the folder of its signed bundle")
+    facts = read_facts(path)
+    if facts is None:
+        raise BundleError(
+            f"{path}: carries no cxr-edge facts, so nobody knows how to feed it; export it with cxr-edge, or copy it "
+            "again if it was"
+        )
+    manifest = Manifest.from_json(facts.text, str(path), embedded=True)
+    if manifest.companions:
+        raise BundleError(f"{path}: is made for other clients, not for cxr-edge; name its bundle or another file of it")
+    if manifest.gradient:
+        raise BundleError(f"{path}: holds a gradient and decides nothing; open the bundle that it belongs to")
+    if len(manifest.files) != 1:
+        raise BundleError(
+            f"{path}: found {len(manifest.files)} files in its own manifest, expected itself alone; export it again"
+        )
+    itself = manifest.files[0]
+    if itself.engine != ENGINE_OF_SUFFIX[path.suffix]:
+        raise BundleError(f"{path}: found facts of a file for {itself.engine}; give the file back its own suffix")
+    try:
+        check_digest(path, facts, itself.sha256)
+        # The entry inside says engine and precision; the hash of the whole file is measured.
+        itself = replace(itself, path=path.name, sha256=sha256(path), bytes=path.stat().st_size)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror}); copy it again") from error
+    return Bundle(path.parent, replace(manifest, files=(itself,)))
+
+
+def _checked_parity(document: Document, data: object) -> Mapping[str, Any]:
+    """Refuse a `parity.json` that lacks what is read of it here; what else it holds is for people."""
+    if not isinstance(data, dict) or not isinstance(data.get("files"), list):
+        raise document.error("files", "no list", "a list of files")
+    for row, entry in enumerate(data["files"]):
+        if not isinstance(entry, dict):
+            raise document.error(f"files[{row}]", "no object", "an object")
+        for key, kind, words in (("sha256", str, "64 hexadecimal digits"), ("passed", bool, "true or false")):
+            if not isinstance(entry.get(key), kind):
+                raise document.error(f"files[{row}].{key}", "something else or nothing", words)
+    return data

@@ -1,0 +1,173 @@
+"""The manifest: the facts of a model, and what each of them must be."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
+
+from cxr_edge.runtime.bundles.fields import REQUIRED, Document, Rule, one_of
+from cxr_edge.runtime.choices import PRECISIONS
+from cxr_edge.runtime.errors import UsageError
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+#: Largest manifest, in bytes; usual are 5,000.
+LARGEST_MANIFEST = 1_000_000
+REMEDY = "copy the whole bundle again, or export it again"
+#: Longest text of a field, and largest side of an image, in pixels: more is a broken manifest.
+LONGEST_TEXT, LARGEST_SIDE = 10_000, 8192
+#: A sha256 that is not known: a file's own facts cannot hold the hash of the whole file.
+UNKNOWN_SHA256 = ""
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+ -]{0,199}")
+_SHA256 = re.compile(r"(?:[0-9a-f]{64})?")
+
+Text = Annotated[
+    str, Rule("printable text on one line", lambda text: len(text) <= LONGEST_TEXT and (not text or text.isprintable()))
+]
+Name = Annotated[str, Rule("a name of 1 to 200 printable characters", lambda n: 0 < len(n) <= 200 and n.isprintable())]
+FileName = Annotated[
+    str, Rule("the name of a file inside the bundle, without any folder", lambda name: bool(_FILE_NAME.fullmatch(name)))
+]
+Sha256 = Annotated[str, Rule("64 hexadecimal digits", lambda digest: bool(_SHA256.fullmatch(digest)))]
+Count = Annotated[int, Rule("a whole number ≥ 0", lambda count: 0 <= count < 2**53)]
+Side = Annotated[int, Rule(f"a whole number from 1 to {LARGEST_SIDE}", lambda side: 1 <= side <= LARGEST_SIDE)]
+Positive = Annotated[float, Rule("a number > 0", lambda value: value > 0)]
+NotNegative = Annotated[float, Rule("a number ≥ 0", lambda value: value >= 0)]
+Probability = Annotated[float, Rule("a number in [0, 1]", lambda value: 0 <= value <= 1)]
+
+
+@dataclass(frozen=True)
+class InputContract:
+    """How the network is fed: raw grayscale pixels; the graph normalises."""
+
+    height: Side = 224
+    width: Side = 224
+    channels: Annotated[int, one_of(1, 3)] = 1
+    name: Name = "image"
+    dtype: Annotated[str, one_of("uint8")] = "uint8"
+    layout: Annotated[str, one_of("NHWC")] = "NHWC"
+    interpolation: Annotated[str, one_of("area")] = "area"
+
+
+@dataclass(frozen=True)
+class HeatmapGeometry:
+    """Where the cells of the heatmap lie in the network's input.
+
+    The centre of cell (i, j)'s receptive field is the pixel (origin + stride·i, origin + stride·j).
+    """
+
+    stride: Positive
+    origin: float
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold on the probability, and how it was chosen."""
+
+    name: Name
+    threshold: Probability
+    chosen: Text
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """One file that the manifest vouches for."""
+
+    path: FileName
+    engine: Annotated[str, one_of("onnx", "litert", "tensorrt")]
+    precision: Annotated[str, one_of(*PRECISIONS)]
+    sha256: Sha256
+    bytes: Count
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The facts of a model; written by `cxr-edge export`.
+
+    `training` and `calibration` are provenance (data fingerprint, split, seed, versions): carried, not interpreted.
+    `companions` are files with other inputs or outputs than `files`, for others to run: nothing here decides with them.
+    `files` decide; `gradient` (d logit / d image) only explains, and is left out of old or small bundles.
+    The first operating point is the default. An image of more novelty than the threshold is not in distribution.
+    """
+
+    name: Name
+    created: Name
+    input: InputContract
+    heatmap: HeatmapGeometry
+    operating_points: Annotated[tuple[OperatingPoint, ...], Rule("at least one operating point", bool)]
+    novelty_threshold: NotNegative
+    temperature: Positive = field(default=1.0, metadata=REQUIRED)
+    classes: Annotated[
+        tuple[Name, ...], Rule("two different class names", lambda names: len(names) == len(set(names)) == 2)
+    ] = field(default=("NORMAL", "PNEUMONIA"), metadata=REQUIRED)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[ModelFile, ...] = ()
+    companions: tuple[ModelFile, ...] = ()
+    gradient: ModelFile | None = None
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> str:
+        """Text of `manifest.json`."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, name: str, embedded: bool = False) -> Manifest:
+        """Read a manifest and check every field.
+
+        Parameters
+        ----------
+        text
+            JSON.
+        name
+            Where it came from, for errors.
+        embedded
+            Whether it lies inside a model file, whose own sha256 it then cannot hold.
+
+        Raises
+        ------
+        BundleError
+            If it is not JSON, of another schema, or a field is missing, unknown, of a wrong type or out of range. The
+            error names the field.
+        """
+        document = Document(name, REMEDY)
+        if len(text) > LARGEST_MANIFEST:
+            raise document.error("", f"{len(text)} bytes", f"at most {LARGEST_MANIFEST}")
+        data = document.parse(text)
+        if isinstance(data, dict) and data.get("schema_version") != SCHEMA_VERSION:
+            found, remedy = json.dumps(data.get("schema_version"))[:20], "upgrade cxr-edge, or export the bundle again"
+            raise Document(name, remedy).error("schema_version", found, str(SCHEMA_VERSION))
+        manifest = document.build(cls, data)
+        _check_unique(document, "operating_points", "name", (point.name for point in manifest.operating_points))
+        _check_unique(document, "files", "path", (file.path for file in manifest.all_files))
+        if not embedded:
+            for file in manifest.all_files:
+                if file.sha256 == UNKNOWN_SHA256:
+                    raise document.error(f"sha256 of {file.path}", '""', "64 hexadecimal digits")
+        return manifest
+
+    @property
+    def all_files(self) -> tuple[ModelFile, ...]:
+        """Every file that the manifest vouches for, those that decide nothing here too."""
+        return (*self.files, *([self.gradient] if self.gradient else []), *self.companions)
+
+    def operating_point(self, name: str | None = None) -> OperatingPoint:
+        """The operating point of that name; the default one without a name."""
+        for point in self.operating_points:
+            if name in (None, point.name):
+                return point
+        known = ", ".join(point.name for point in self.operating_points)
+        raise UsageError(f"no operating point {name!r} in this bundle; it has: {known}")
+
+
+def _check_unique(document: Document, field: str, key: str, names: Iterable[str]) -> None:
+    """Refuse a name that stands twice: nobody could say which of the two is meant."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise document.error(field, f"two entries of the {key} {name!r}", f"each {key} once")
+        seen.add(name)

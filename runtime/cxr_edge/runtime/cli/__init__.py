@@ -1,0 +1,1 @@
+"""The command `cxr-edge` and what its runtime commands do."""

@@ -1,0 +1,111 @@
+"""`cxr-edge inspect` and `sign`.
+
+`--help` imports this module, so all that is slow to import is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cxr_edge.runtime.cli.console import Row, emit, output_format, trusted_option
+from cxr_edge.runtime.errors import EXIT_CHECK_FAILED, IntegrityError
+
+if TYPE_CHECKING:
+    from cxr_edge.runtime.bundles.bundle import Bundle, Manifest, ModelFile
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@trusted_option
+@click.option("--bom", is_flag=True, help="Print what it was made of and with: a CycloneDX ML-BOM, as JSON.")
+@output_format("table", "json")
+def inspect(bundle: Path | None, trusted: Path | None, bom: bool, format: str) -> None:
+    """Show what a bundle or a lone model file says of itself, and check its files against it.
+
+    \b
+      cxr-edge inspect bundle
+      cxr-edge inspect bundle --trusted key.pub                 # exit 2 if the signature is missing or bad
+      cxr-edge inspect bundle --bom > bom.json
+    """
+    from cxr_edge.runtime.bundles.bundle import Bundle
+    from cxr_edge.runtime.predictor import packaged_model
+
+    opened = Bundle.open(bundle or packaged_model(), trusted)
+    if bom:
+        from cxr_edge.runtime.bundles.bom import bill_of_materials
+
+        emit(bill_of_materials(opened.manifest), "json")
+        return
+    rows = [_checked(opened, file) for file in opened.manifest.all_files]
+    signature = _signature(opened, trusted)
+    if format == "json":
+        emit(json.loads(opened.manifest.to_json()) | {"signature": signature, "checks": rows}, format)
+    else:
+        click.echo(_summary(opened.manifest, signature))
+        emit(rows, format)
+    if any(row["content"] != "intact" for row in rows):
+        click.get_current_context().exit(EXIT_CHECK_FAILED)
+
+
+def _checked(bundle: Bundle, file: ModelFile) -> Row:
+    """A file's row of `inspect`; what is wrong with it goes to standard error."""
+    content = "intact"
+    try:
+        bundle.check(file)
+    except IntegrityError as error:
+        click.echo(f"error: {error}", err=True)
+        content = "changed"
+    if file in bundle.manifest.files and (warning := bundle.warning(file)):
+        click.echo(f"warning: {warning}", err=True)
+    verified = {True: "passed", False: "failed", None: "not run"}[bundle.verified(file)]
+    row = {"file": file.path, "engine": file.engine, "precision": file.precision, "MB": file.bytes / 1e6}
+    return row | {"content": content, "verify": verified}
+
+
+def _signature(bundle: Bundle, trusted: Path | None) -> str:
+    from cxr_edge.runtime.bundles.bundle import MANIFEST
+    from cxr_edge.runtime.bundles.signing import SIGNATURE
+
+    if bundle.signed is not None:
+        return f"by {trusted}, over {len(bundle.signed)} files"
+    signed = (bundle.folder / SIGNATURE).is_file() and (bundle.folder / MANIFEST).is_file()
+    return "not checked: name the public key with --trusted" if signed else "none"
+
+
+def _summary(manifest: Manifest, signature: str) -> str:
+    points = ", ".join(f"{p.name} p ≥ {p.threshold:.4f} ({p.chosen})" for p in manifest.operating_points)
+    feed = manifest.input
+    return (
+        f"model             {manifest.name}, exported {manifest.created}\n"
+        f"input             {feed.name}: {feed.dtype} (N, {feed.height}, {feed.width}, {feed.channels}) in [0, 255]\n"
+        f"classes           {', '.join(manifest.classes)}\n"
+        f"operating points  {points}\n"
+        f"signature         {signature}\n"
+    )
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--key", type=click.Path(path_type=Path), required=True, help="Private ECDSA key, a PEM file.")
+@click.option("--password", prompt=True, prompt_required=False, hide_input=True, help="Of the key; asked for if empty.")
+def sign(bundle: Path, key: Path, password: str | None) -> None:
+    """Sign every file of a bundle with a private key; writes model.sig into it.
+
+    Whoever has the public key then knows that nothing was changed, thresholds included: --trusted of predict, explain
+    and inspect, or load(..., trusted=key) in Python. Sign last: after verify, and after a TensorRT plan was built.
+
+    \b
+      openssl ecparam -name prime256v1 -genkey -noout -out key.pem
+      openssl ec -in key.pem -pubout -out key.pub
+      cxr-edge sign bundle --key key.pem
+      cxr-edge predict -m bundle --trusted key.pub xray.jpeg
+    """
+    from cxr_edge.runtime.bundles import signing
+    from cxr_edge.runtime.bundles.bundle import Bundle
+
+    path = signing.sign(Bundle.open(bundle), key, password)
+    click.echo(f"signed: {path}")

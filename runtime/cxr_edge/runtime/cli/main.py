@@ -1,0 +1,148 @@
+"""The command `cxr-edge`: finds its commands through entry points, turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from typing import Any
+
+import click
+
+from cxr_edge.runtime.cli.console import ClosedPipeError
+from cxr_edge.runtime.errors import CxrEdgeError, MissingExtraError
+
+#: Order of `--help`: the way of a model.
+ORDER = (
+    "demo",
+    "audit",
+    "train",
+    "evaluate",
+    "export",
+    "verify",
+    "predict",
+    "explain",
+    "bench",
+    "inspect",
+    "sign",
+    "doctor",
+)
+
+
+class Commands(click.Group):
+    """The commands of all installed layers, each loaded when it is asked for."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._distribution = distribution("cxr-edge")
+        self._found = {e.name: e for e in self._distribution.entry_points if e.group == "cxr_edge.commands"}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all commands, in the order of a model's way."""
+        return sorted(self._found, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Load a command; its heavy imports wait until it runs."""
+        return self._found[name].load() if name in self._found else None
+
+    def extra_of(self, name: str) -> str | None:
+        """The extra that a command needs, by its entry point."""
+        return next(iter(self._found[name].extras), None)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands, each with the extra that it still lacks."""
+        rows = []
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            extra = self.extra_of(name)
+            lacks = f"  [needs cxr-edge[{extra}]]" if extra and not _is_installed(self._distribution, extra) else ""
+            rows.append((name, (command.get_short_help_str(70) if command else "") + lacks))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Read the arguments; `--help` prints and ends here."""
+        with _closed_pipe_is_ours():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; a package that is missing becomes the extra that holds it."""
+        try:
+            with _closed_pipe_is_ours():
+                return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            extra = self.extra_of(ctx.invoked_subcommand) if ctx.invoked_subcommand else None
+            if extra is None or isinstance(error, CxrEdgeError) or _is_installed(self._distribution, extra):
+                raise
+            raise MissingExtraError(extra, error.name) from error
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="cxr-edge", prog_name="cxr-edge")
+def cli() -> None:
+    """Chest radiographs -> a verified pneumonia classifier for small devices.
+
+    \b
+      radiographs --train--> run --export--> bundle --verify--> gate --predict--> decision + heatmap
+
+    Research tool, not a medical device.
+
+    \b
+    Exit codes:
+      0    done
+      1    a gate or a check did not hold
+      2    wrong usage, a bad input, or a result that cannot be written
+      3    some inputs of a batch failed; the others are done
+      70   a defect of cxr-edge; the message names a file to report it with
+      130  interrupted by Ctrl-C; 143 by SIGTERM
+      141  the reader of the output closed it early, as `head` does
+    """
+
+
+def main() -> int:
+    """Run the command line and return its exit code."""
+    warnings.showwarning = _show_warning
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names that are not UTF-8 are printed as they are
+    try:
+        code = cli(standalone_mode=False)
+        if sys.stdout:
+            sys.stdout.flush()  # so that a full disk or a closed pipe is noticed here
+        return code or 0
+    except (Exception, KeyboardInterrupt) as error:
+        from cxr_edge.runtime.cli.failure import answer
+
+        return answer(error)
+
+
+@contextmanager
+def _closed_pipe_is_ours() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ClosedPipeError from error
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"warning: {message}", err=True)
+
+
+def _is_installed(of: Distribution, extra: str) -> bool:
+    """Whether all packages of an extra are installed, those of the extras it includes too."""
+    for requirement in of.requires or []:
+        name, _, marker = requirement.partition(";")
+        if f"extra == '{extra}'" not in marker.replace('"', "'"):
+            continue
+        package, inner = re.fullmatch(r"\s*([\w.-]+)(?:\[([\w,-]+)\])?.*", name, re.DOTALL).groups()  # type: ignore[union-attr]
+        if package == "cxr-edge":
+            if not all(_is_installed(of, each) for each in inner.split(",")):
+                return False
+            continue
+        try:
+            distribution(package)
+        except PackageNotFoundError:
+            return False
+    return True

@@ -1,0 +1,1 @@
+"""Where a decision comes from: Grad-CAM and integrated gradients."""

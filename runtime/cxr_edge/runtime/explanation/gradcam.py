@@ -1,0 +1,120 @@
+"""The picture of the in-graph Grad-CAM: heatmap over radiograph, aligned, with a scale that says what it means."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract
+from cxr_edge.runtime.engines.base import FloatArray
+from cxr_edge.runtime.imaging.image import Gray
+
+#: The picture's longer side of radiograph is brought into this range (pixels): text stays legible, files small.
+PICTURE_SIDES = (512, 1024)
+#: A map whose peak contributes less than this to the logit is drawn faint, not stretched to full colour.
+FAINT_LOGIT = 0.1
+#: Opacity of the hottest cell.
+OPACITY = 0.6
+#: Turbo as a lookup table: (256, 1, 3) uint8 RGB.
+TURBO_RGB = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, np.newaxis], cv2.COLORMAP_TURBO)[:, :, ::-1].copy()
+
+
+def upsample(
+    heatmap: FloatArray, geometry: HeatmapGeometry, contract: InputContract, height: int, width: int
+) -> FloatArray:
+    """Spread the cells of a heatmap over an image, each cell's value at the centre of its receptive field.
+
+    A plain resize would place them in the middle of equal tiles, which strided padding makes wrong by half a cell.
+
+    Parameters
+    ----------
+    heatmap
+        (h, w) float32.
+    height, width
+        Of the image (pixels), which the network sees resized to the input contract.
+
+    Returns
+    -------
+    (height, width) float32, bilinear between centres, constant beyond the outermost ones.
+    """
+    rows = _interpolation(height, contract.height, heatmap.shape[0], geometry)
+    columns = _interpolation(width, contract.width, heatmap.shape[1], geometry)
+    return np.asarray(rows @ heatmap @ columns.T, np.float32)
+
+
+def _interpolation(pixels: int, network_pixels: int, cells: int, geometry: HeatmapGeometry) -> FloatArray:
+    """Weights of the cells for each pixel along one axis, bilinear: (pixels, cells) float32, rows sum to 1."""
+    # Pixel x has its centre at (x + 0.5)·s - 0.5 in network pixels (OpenCV's convention for resizing).
+    centres = (np.arange(pixels) + 0.5) * (network_pixels / pixels) - 0.5
+    position = np.clip((centres - geometry.origin) / geometry.stride, 0, cells - 1)
+    distance = np.abs(position[:, np.newaxis] - np.arange(cells))
+    return np.asarray(np.maximum(1 - distance, 0), np.float32)
+
+
+def overlay(
+    gray: Gray, heatmap: FloatArray, geometry: HeatmapGeometry, contract: InputContract, caption: str
+) -> npt.NDArray[np.uint8]:
+    """Draw a heatmap over its radiograph, with caption and colour scale.
+
+    Parameters
+    ----------
+    gray
+        (H, W) uint8: the radiograph as decoded.
+    heatmap
+        (h, w) float32 ≥ 0: contributions to the logit.
+
+    Returns
+    -------
+    (H', W', 3) uint8 RGB: the radiograph with its own aspect ratio, longer side within `PICTURE_SIDES`, caption above
+    and scale below. Colour and opacity grow with the contribution, from none to the map's peak.
+    """
+    radiograph = scaled_radiograph(gray)
+    height, width = radiograph.shape
+    full_scale = max(float(heatmap.max()), FAINT_LOGIT)
+    heat = upsample(heatmap, geometry, contract, height, width) / full_scale
+    picture = _blend(radiograph, heat)
+    return np.vstack([text_band(caption, width), picture, _scale_band(full_scale, width)])
+
+
+def scaled_radiograph(gray: Gray) -> Gray:
+    """Bring the longer side of a radiograph (H, W) within `PICTURE_SIDES`, its aspect ratio kept."""
+    factor = float(np.clip(max(gray.shape), *PICTURE_SIDES)) / max(gray.shape)
+    height, width = (round(side * factor) for side in gray.shape)
+    return cv2.resize(gray, (width, height), interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+
+
+def encode_picture(picture: npt.NDArray[np.uint8]) -> bytes:
+    """PNG file of an (H, W, 3) uint8 RGB picture."""
+    _, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    return bytes(data.tobytes())
+
+
+def _blend(gray: Gray, heat: FloatArray) -> npt.NDArray[np.uint8]:
+    """Lay heat in [0, 1] over gray, both (H, W), more opaque where hotter: (H, W, 3) uint8 RGB."""
+    heat = np.minimum(heat, 1)
+    coloured = cv2.applyColorMap(cv2.convertScaleAbs(heat, alpha=255), TURBO_RGB)
+    opacity = OPACITY * heat
+    return np.asarray(cv2.blendLinear(coloured, cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB), opacity, 1 - opacity), np.uint8)
+
+
+def text_band(text: str, width: int) -> npt.NDArray[np.uint8]:
+    """A black band with a line of text: (28, width, 3) uint8."""
+    band = np.zeros((28, width, 3), np.uint8)
+    put_text(band, text, 8, 19)
+    return band
+
+
+def _scale_band(peak: float, width: int) -> npt.NDArray[np.uint8]:
+    band = np.zeros((44, width, 3), np.uint8)
+    ramp = np.tile(np.linspace(0, 1, width - 16, dtype=np.float32), (10, 1))
+    band[6:16, 8:-8] = _blend(np.full(ramp.shape, 96, np.uint8), ramp)  # over mid-grey, as on the radiograph
+    put_text(band, "0", 8, 35)
+    put_text(band, "contribution of a cell to the pneumonia logit", (width - 330) // 2, 35)
+    put_text(band, f"{peak:.2f}", width - 48, 35)
+    return band
+
+
+def put_text(band: npt.NDArray[np.uint8], text: str, x: int, y: int) -> None:
+    """Write small white text into a picture, its lower left corner at (x, y)."""
+    cv2.putText(band, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)

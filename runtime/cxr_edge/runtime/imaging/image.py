@@ -1,0 +1,142 @@
+"""bytes | path | array | DICOM -> uint8 grayscale, or a typed error.
+
+The only decoder of the project: training, verification and the device all read images here, so that they cannot differ.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.runtime.choices import MAX_PIXELS
+from cxr_edge.runtime.errors import ImageError
+from cxr_edge.runtime.imaging.formats import check_file
+from cxr_edge.runtime.imaging.header import max_memory
+from cxr_edge.runtime.imaging.jpeg import decode_jpeg
+from cxr_edge.runtime.imaging.signatures import sniff
+
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | npt.NDArray[np.generic]"
+Gray: TypeAlias = npt.NDArray[np.uint8]
+
+#: Shorter sides than this carry no radiograph (pixels).
+MIN_SIDE = 32
+
+
+def read_image(source: ImageSource, min_height: int = 0, min_width: int = 0, max_pixels: int = MAX_PIXELS) -> Gray:
+    """Read one radiograph as 8-bit grayscale.
+
+    Parameters
+    ----------
+    source
+        Path of an image file, its bytes, or an array: (H, W), (H, W, 1) or (H, W, 3|4) RGB, of uint8 in [0, 255], of
+        another integer type or of float, which are stretched from their own range to [0, 255].
+    min_height, min_width
+        Sides that suffice: a JPEG is decoded at 1/2, 1/4 or 1/8 where both sides stay at least as long. 0 for full
+        size. Other sources are always read at full size.
+    max_pixels
+        A file with more pixels is refused before it is decoded.
+
+    Returns
+    -------
+    (H, W) uint8 in [0, 255]; EXIF orientation is applied, 16-bit images and DICOM are stretched to 8 bits.
+
+    Raises
+    ------
+    ImageError
+        If the source is missing, empty, corrupt, cut short, not an image, too large, or too small to be a radiograph.
+    MissingDecoderError
+        If what decodes the format is not installed; an ImageError, too.
+    """
+    if isinstance(source, np.ndarray):
+        return _checked(_from_array(source), "array")
+    name = "bytes" if isinstance(source, bytes) else str(source)
+    data = source if isinstance(source, bytes) else _read_file(Path(source), max_memory(max_pixels))
+    return _checked(_decode(data, name, min_height, min_width, max_pixels), name)
+
+
+def _read_file(path: Path, limit: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{path}: cannot be read ({reason}); check the path") from error
+    if len(data) > limit:
+        raise ImageError(f"{path}: file of more than {limit:,} bytes; expected one radiograph. Check the path")
+    return data
+
+
+def _decode(data: bytes, name: str, min_height: int, min_width: int, max_pixels: int) -> Gray:
+    if not data:
+        raise ImageError(f"{name}: empty (0 bytes); copy the file again")
+    kind = sniff(data)
+    if kind == "DICOM":
+        from cxr_edge.runtime.imaging.dicom import decode_dicom
+
+        return decode_dicom(data, name, max_pixels)
+    if kind == "JPEG":
+        return decode_jpeg(data, name, min_height, min_width, max_pixels)
+    return _decode_opencv(data, name, check_file(data, name, max_pixels).format)
+
+
+def _decode_opencv(data: bytes, name: str, kind: str) -> Gray:
+    try:
+        # ANYDEPTH keeps 16-bit PNG and TIFF, which plain GRAYSCALE would cut to their upper 8 bits.
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
+    except cv2.error as error:
+        reason = error.err or "OpenCV refused it"
+        raise ImageError(f"{name}: {kind} file cannot be decoded ({reason}); copy the file again") from error
+    if pixels is None:
+        raise ImageError(
+            f"{name}: {kind} file is corrupt, cut short, or of a kind that OpenCV does not read; copy the file again, "
+            "or save it as PNG"
+        )
+    return _to_uint8(pixels, name)
+
+
+def _from_array(array: npt.NDArray[np.generic]) -> Gray:
+    if array.dtype.kind not in "buif":
+        raise ImageError(f"array of {array.dtype}; expected integers or real numbers")
+    if array.ndim == 3 and array.shape[2] in (3, 4):
+        # The alpha channel is dropped before weighting: cv2 wants uint8, uint16 or float32 here.
+        rgb = np.ascontiguousarray(array[:, :, :3])
+        if rgb.dtype not in (np.uint8, np.uint16, np.float32):
+            rgb = rgb.astype(np.float32)
+        array = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    elif array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim != 2 or array.size == 0:
+        raise ImageError(f"array of shape {array.shape}; expected (H, W), (H, W, 1) or (H, W, 3) RGB")
+    return _to_uint8(array, "array")
+
+
+def _to_uint8(pixels: npt.NDArray[np.generic], name: str) -> Gray:
+    return np.ascontiguousarray(pixels) if pixels.dtype == np.uint8 else stretch(pixels, name)
+
+
+def stretch(values: npt.NDArray[np.generic], name: str) -> Gray:
+    """Map [min, max] of the image to [0, 255]: detectors fill 10 to 14 of 16 bits, so the type's range says nothing."""
+    with np.errstate(over="ignore"):  # a double that float32 cannot hold becomes infinite
+        low, high = float(np.float32(values.min())), float(np.float32(values.max()))
+    if not high - low <= float(np.finfo(np.float32).max):
+        raise ImageError(f"{name}: pixels that are not finite numbers; expected finite ones. Save the picture again")
+    gray = np.empty(values.shape, np.uint8)
+    for row in range(0, len(values), 64):  # bounds the memory of the float32 copy
+        scaled = values[row : row + 64].astype(np.float32)
+        scaled -= low
+        scaled *= 255.0 / max(high - low, 1e-12)
+        gray[row : row + 64] = np.rint(scaled)
+    return gray
+
+
+def _checked(gray: Gray, name: str) -> Gray:
+    if min(gray.shape) < MIN_SIDE:
+        raise ImageError(
+            f"{name}: {gray.shape[1]}×{gray.shape[0]} pixels; expected at least {MIN_SIDE} a side of a radiograph"
+        )
+    return gray

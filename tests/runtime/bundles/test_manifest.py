@@ -1,0 +1,125 @@
+"""Every field of the manifest is checked; errors say which, what was found, what was expected and what to do."""
+
+import json
+
+import pytest
+
+from cxr_edge.runtime import Bundle, BundleError
+from cxr_edge.runtime.bundles.manifest import Manifest
+from cxr_edge.runtime.predictor import packaged_model
+
+TEXT = (packaged_model() / "manifest.json").read_text()
+MISSING = object()
+
+
+def changed(path, value):
+    """Text of the packaged manifest with one field changed; `path` is its keys."""
+    data = json.loads(TEXT)
+    *parents, key = path
+    place = data
+    for parent in parents:
+        place = place[parent]
+    if value is MISSING:
+        del place[key]
+    else:
+        place[key] = value
+    return json.dumps(data)
+
+
+def test_it_survives_json():
+    manifest = Bundle.open(packaged_model()).manifest
+    assert Manifest.from_json(manifest.to_json(), "again") == manifest
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "field", "expected"),
+    [
+        (["schema_version"], 99, "schema_version", "expected 1; upgrade cxr-edge"),
+        (["schema_version"], MISSING, "schema_version", "expected 1; upgrade cxr-edge"),
+        (["name"], "", "name", "a name of 1 to 200 printable characters"),
+        (["created"], 3, "created", "a name"),
+        (["surprise"], 1, "", "unknown field \"surprise\", expected only the fields name, created"),
+        (["input"], None, "input", "found null, expected an object"),
+        (["input"], {"heigth": 224}, "input", "unknown field \"heigth\""),
+        (["input", "height"], 0, "input.height", "a whole number from 1"),
+        (["input", "height"], 10**9, "input.height", "a whole number from 1"),
+        (["input", "width"], 224.0, "input.width", "a whole number"),
+        (["input", "width"], True, "input.width", "a whole number"),
+        (["input", "channels"], 2, "input.channels", "1 or 3"),
+        (["input", "dtype"], "float64", "input.dtype", '"uint8"'),
+        (["input", "layout"], "NCHW", "input.layout", '"NHWC"'),
+        (["input", "interpolation"], "cubic", "input.interpolation", '"area"'),
+        (["heatmap"], MISSING, "heatmap", "found nothing, expected an object"),
+        (["heatmap", "stride"], 0, "heatmap.stride", "a number > 0"),
+        (["heatmap", "origin"], "24", "heatmap.origin", "a number"),
+        (["operating_points"], [], "operating_points", "at least one operating point"),
+        (["operating_points"], {}, "operating_points", "found {}, expected at least one operating point"),
+        (["operating_points", 1], {"name": "x"}, "operating_points[1].threshold", "a number in [0, 1]"),
+        (["operating_points", 1, "threshold"], 1.7, "operating_points[1].threshold", "found 1.7, expected a number in"),
+        (["operating_points", 0, "threshold"], -0.1, "operating_points[0].threshold", "a number in [0, 1]"),
+        (["operating_points", 0, "threshold"], "0.5", "operating_points[0].threshold", 'found "0.5"'),
+        (["operating_points", 0, "threshold"], None, "operating_points[0].threshold", "found null"),
+        (["operating_points", 0, "chosen"], "a\x1b[2J", "operating_points[0].chosen", "printable text on one line"),
+        (["operating_points", 0, "name"], "screening", "operating_points", "two entries of the name 'screening'"),
+        (["novelty_threshold"], -1, "novelty_threshold", "a number ≥ 0"),
+        (["temperature"], 0, "temperature", "a number > 0"),
+        (["temperature"], MISSING, "temperature", "found nothing, expected a number > 0"),
+        (["classes"], MISSING, "classes", "found nothing, expected two different class names"),
+        (["classes"], [], "classes", "two different class names"),
+        (["classes"], ["A", "A"], "classes", "two different class names"),
+        (["classes"], ["A", "B", "C"], "classes", "two different class names"),
+        (["classes"], ["A", ""], "classes[1]", "a name of 1 to 200"),
+        (["classes"], "AB", "classes", 'found "AB", expected two different class names'),
+        (["training"], [], "training", "an object"),
+        (["files"], 3, "files", "found 3, expected a list"),
+        (["files"], None, "files", "found null, expected a list"),
+        (["files", 0], 3, "files[0]", "an object"),
+        (["files", 0, "path"], "../x", "files[0].path", "inside the bundle"),
+        (["files", 0, "path"], "/etc/passwd", "files[0].path", "inside the bundle"),
+        (["files", 0, "path"], "C:x", "files[0].path", "inside the bundle"),
+        (["files", 0, "path"], "a\0b", "files[0].path", "inside the bundle"),
+        (["files", 0, "path"], "..", "files[0].path", "inside the bundle"),
+        (["files", 0, "path"], "x" * 300, "files[0].path", "inside the bundle"),
+        (["files", 0, "path"], "model.int8.tflite", "files", "two entries of the path 'model.int8.tflite'"),
+        (["files", 0, "engine"], "torch", "files[0].engine", '"onnx" or "litert" or "tensorrt"'),
+        (["files", 0, "precision"], "int4", "files[0].precision", '"fp32" or "fp16" or "int8"'),
+        (["files", 0, "sha256"], "xyz", "files[0].sha256", "64 hexadecimal digits"),
+        (["files", 0, "sha256"], "", "sha256 of model.onnx", "64 hexadecimal digits"),
+        (["files", 0, "bytes"], -1, "files[0].bytes", "a whole number ≥ 0"),
+        (["gradient"], 3, "gradient", "an object"),
+    ],
+)  # fmt: skip
+def test_a_field_that_cannot_be_used_is_named(path, value, field, expected):
+    with pytest.raises(BundleError) as caught:
+        Manifest.from_json(changed(path, value), "bundle/manifest.json")
+    message = str(caught.value)
+    assert message.startswith(f"bundle/manifest.json: {field}" if field else "bundle/manifest.json: found")
+    assert expected in message and "found" in message and "export" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "not JSON"),
+        ("[]", "an object"),
+        ("[" * 100_000, "not JSON"),
+        ('{"a":' * 50_000, "not JSON"),
+        (changed(["training"], json.loads("[" * 40 + "]" * 40)), "nested deeper than 32 levels"),
+        (TEXT.replace("0.5657121241092682", "NaN"), "NaN is no number of JSON"),
+        (TEXT.replace("0.5657121241092682", "1e999"), "double precision"),
+        (changed(["training", "seconds"], 10**400), "double precision"),
+        (changed(["name"], "\ud800"), "not JSON"),
+        (TEXT.replace('"temperature"', '"temperature": 1, "temperature"'), "a key stands twice"),
+        (" " * 2_000_000 + TEXT, "found 20"),
+    ],
+)
+def test_json_that_cannot_be_used_is_refused(text, says):
+    with pytest.raises(BundleError, match=says):
+        Manifest.from_json(text, "bundle/manifest.json")
+
+
+def test_a_huge_manifest_is_not_read(tmp_path):
+    with (tmp_path / "manifest.json").open("wb") as stream:
+        stream.truncate(10**10)  # a sparse file: no room on the disk, and far more than the memory may be
+    with pytest.raises(BundleError, match=r"manifest\.json: found more than 1 MB"):
+        Bundle.open(tmp_path)

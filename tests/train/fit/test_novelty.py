@@ -1,0 +1,83 @@
+import cv2
+import numpy as np
+import pytest
+from support import SHARED, needs_shared
+
+from cxr_edge.common.run import Novelty
+from cxr_edge.runtime import load
+from cxr_edge.runtime.imaging.folders import find_images
+from cxr_edge.train.fit.novelty import DIRECTIONS, fit_novelty
+
+
+def test_only_what_the_directions_miss_counts():
+    none = np.zeros((5, 0), np.float32), np.zeros(0, np.float32)
+    novelty = Novelty(np.full(5, 0.5, np.float32), np.eye(5, 2, dtype=np.float32), *none, 1.0)
+    within, off = np.full((1, 5), 0.5, np.float32), np.full((1, 5), 0.5, np.float32)
+    within[0, :2] += 100
+    off[0, 2:4] += (3, 4)
+    assert novelty.of(np.concatenate([within, off])) == pytest.approx([0, 5])
+
+
+def test_what_reaches_beyond_radiographs_counts_too():
+    kinds = np.eye(5, 1, dtype=np.float32)
+    novelty = Novelty(np.zeros(5, np.float32), np.eye(5, 2, dtype=np.float32), kinds, np.ones(1, np.float32), 1.0)
+    features = np.zeros((3, 5), np.float32)
+    features[:, 0] = (-9, 1, 5)
+    features[2, 3] = 3
+    assert novelty.of(features) == pytest.approx([0, 0, 5])
+
+
+def test_it_survives_its_file(tmp_path):
+    arrays = np.ones(4, np.float32), np.eye(4, 2, dtype=np.float32), np.ones((4, 3), np.float32), np.ones(3, np.float32)
+    novelty = Novelty(*arrays, 2.5)
+    novelty.save(tmp_path / "novelty.npz")
+    again = Novelty.load(tmp_path / "novelty.npz")
+    assert again.threshold == 2.5
+    for name in ("mean", "basis", "kinds", "reach"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(novelty, name))
+
+
+def photographs():
+    """Pieces of scikit-learn's two photographs, as grayscale."""
+    from sklearn.datasets import load_sample_images
+
+    for image in load_sample_images().images:
+        gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        yield from (gray[y : y + 220, x : x + 300] for y in (0, 100, 200) for x in (0, 150, 300))
+
+
+def test_what_is_no_radiograph_is_flagged_by_the_packaged_model():
+    random = np.random.default_rng(0)
+    blanks = [np.full((300, 300), level, np.uint8) for level in (0, 40, 128, 200, 255)]
+    ramps = [np.tile(np.linspace(0, 255, 300).astype(np.uint8), (300, 1))]
+    noise = [random.integers(0, 256, (300, 300), dtype=np.uint8) for _ in range(3)]
+    images = [*photographs(), *blanks, *ramps, *ramps[0].T[None], *noise]
+    familiar = [p.in_distribution for p in load().predict_many(images)]
+    assert np.mean(familiar) <= 0.05
+
+
+def test_fitting_finds_the_directions_and_the_share_that_is_familiar():
+    random = np.random.default_rng(0)
+    within = random.normal(0, 10, (500, DIRECTIONS)) @ np.eye(DIRECTIONS, 40)
+    features = (within + random.normal(0, 0.5, (500, 40))).astype(np.float32)
+    # Within the main directions, where the residual sees nothing.
+    outliers = features[:50] + np.eye(1, 40, 3, dtype=np.float32) * 60
+    novelty = fit_novelty(features[:400], features[400:], {"moved": outliers})
+    distances = novelty.of(features[400:])
+    assert np.mean(distances <= novelty.threshold) == pytest.approx(0.99)
+    stranger = features[:1] + np.eye(1, 40, 35, dtype=np.float32) * 10
+    assert novelty.of(stranger)[0] > 2 * novelty.threshold
+    moved_too = features[450:] + np.eye(1, 40, 3, dtype=np.float32) * 60
+    assert np.mean(novelty.of(moved_too) > novelty.threshold) > 0.95
+
+
+def test_outliers_that_look_like_radiographs_do_not_count():
+    features = np.random.default_rng(0).normal(0, 1, (400, 40)).astype(np.float32)
+    novelty = fit_novelty(features[:200], features[200:300], {"the same": features[300:]})
+    assert np.mean(novelty.of(features[300:]) > novelty.threshold) < 0.1
+
+
+@needs_shared
+def test_radiographs_in_their_original_size_are_familiar():
+    radiographs = find_images(SHARED / "data" / "originals")
+    assert np.mean([p.in_distribution for p in load().predict_many(radiographs)]) >= 0.95

@@ -9,12 +9,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import simplejpeg
-from cxr_edge.export.golden import draw_inputs
-from cxr_edge.train.phantom import draw
 
+from cxr_edge.export.conversion.golden import draw_inputs
 from cxr_edge.runtime import load
 from cxr_edge.runtime.imaging.image import read_image
 from cxr_edge.runtime.imaging.preprocess import preprocess
+from cxr_edge.train.data.phantom import draw
 
 
 def main() -> None:

@@ -13,8 +13,9 @@ from support import ROOT
 
 #: Why a test of the runtime may be skipped with core, LiteRT and pytest.
 SKIPPED_HERE = (
-    "ONNX Runtime is not installed|litert is installed|real radiographs"
-    r"|could not import '(pydicom|gdcm|onnxruntime|hypothesis|model_signing|cyclonedx\S*)'"
+    "ONNX Runtime is not installed|the engine onnx is not installed|litert is installed|real radiographs"
+    "|root may read everything|needs two engines"
+    r"|could not import '(pydicom|gdcm|onnxruntime|model_signing|cryptography\S*|jsonschema|cyclonedx\S*)'"
 )
 
 
@@ -59,7 +60,7 @@ def test_the_runtimes_own_tests_pass(bare):
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 60
     skipped = re.findall(r"^SKIPPED \[\d+\] (.*)$", done.stdout, re.MULTILINE)
-    assert all(re.search(SKIPPED_HERE, line) for line in skipped), skipped
+    assert [line for line in skipped if not re.search(SKIPPED_HERE, line)] == []
 
 
 def test_every_module_of_the_runtime_imports(bare):

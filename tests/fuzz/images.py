@@ -3,7 +3,7 @@
     python tests/fuzz/images.py --count 100000 --seed 0
 
 A finding is an exception other than `CxrEdgeError`, a crash, a Python warning, a file that takes more than `--seconds`
-of processor time, or a process that takes more than `--megabytes`. Its file is saved to the folder `--save` and can be
+of processor time, or a process that takes more than `--megabytes`. Its file is saved to the folder `--keep` and can be
 run again with `--replay FILE`. Exit code 1 if there is a finding.
 """
 
@@ -104,7 +104,7 @@ def fuzz(options: argparse.Namespace) -> int:
     seeds = make_seeds(options.formats)
     outcomes: Counter[str] = Counter()
     findings, peak, start, index = 0, 0.0, monotonic(), 0
-    options.save.mkdir(parents=True, exist_ok=True)
+    options.keep.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile() as errors:
         while index < options.count:
             first = index
@@ -138,7 +138,7 @@ def tail(errors: IO[bytes]) -> str:
 
 
 def report(options: argparse.Namespace, seeds: dict[str, list[bytes]], index: int, finding: str) -> None:
-    path = options.save / f"{options.seed}-{index}.bin"
+    path = options.keep / f"{options.seed}-{index}.bin"
     path.write_bytes(make_file(seeds, options.seed, index)[1])
     print(f"FINDING {path}: {finding}", file=sys.stderr, flush=True)
 
@@ -160,7 +160,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=0.5, help="most processor time of a file")
     parser.add_argument("--megabytes", type=float, default=400, help="most memory of a process")
     parser.add_argument(
-        "--save", type=Path, default=Path(tempfile.gettempdir()) / "cxr-edge-fuzz", help="folder of findings"
+        "--keep", type=Path, default=Path(tempfile.gettempdir()) / "cxr-edge-fuzz", help="folder of findings"
     )
     parser.add_argument("--replay", type=Path, help="feed this one file")
     parser.add_argument("--work", type=int, nargs=2, help=argparse.SUPPRESS)

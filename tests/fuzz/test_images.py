@@ -15,7 +15,7 @@ def fuzz(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_broken_files_give_typed_errors_soon_and_in_little_memory(tmp_path):
-    done = fuzz("--count", 600, "--seed", 3, "--save", tmp_path)
+    done = fuzz("--count", 600, "--seed", 3, "--keep", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "600 files" in done.stdout and " 0 findings" in done.stdout
     assert "ImageError" in done.stdout and "read" in done.stdout
@@ -23,7 +23,7 @@ def test_broken_files_give_typed_errors_soon_and_in_little_memory(tmp_path):
 
 
 def test_a_finding_is_reported_saved_and_can_be_replayed(tmp_path):
-    done = fuzz("--count", 5, "--read", "--seconds", 0, "--save", tmp_path)
+    done = fuzz("--count", 5, "--read", "--seconds", 0, "--keep", tmp_path)
     assert done.returncode == 1 and "5 findings" in done.stdout and "FINDING" in done.stderr
     saved = sorted(tmp_path.iterdir())
     assert [path.name for path in saved] == [f"0-{index}.bin" for index in range(5)]

@@ -50,8 +50,10 @@ def select(bundle: Bundle, engine: str = "auto", precision: str = "auto") -> Mod
         if file := bundle.find(name, precision):
             return file
     held = ", ".join(f"{f.engine} {f.precision}" for f in bundle.manifest.files) or "no model file"
+    extras = sorted({extra for f in bundle.manifest.files if (extra := missing_extra(f.engine))})
+    remedy = "".join(f"; run: pip install 'cxr-edge[{extra}]'" for extra in extras if engine == "auto")
     raise EngineError(
-        f"no file for engine {' or '.join(candidates)}, precision {precision}; {bundle.folder} has: {held}"
+        f"no file for engine {' or '.join(candidates)}, precision {precision}; {bundle.folder} has: {held}{remedy}"
     )
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from cxr_edge.runtime.bundles.bundle import InputContract
 from cxr_edge.runtime.engines.base import OUTPUTS, Outputs, check_signature
 from cxr_edge.runtime.errors import BundleError, EngineError, MissingExtraError
+from cxr_edge.runtime.quiet import quiet_native_stderr
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -50,7 +51,8 @@ def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
         If ONNX Runtime runs elsewhere than asked, or is not installed.
     """
     try:
-        import onnxruntime as ort
+        with quiet_native_stderr():  # its import prints a warning on ARM processors whose vendor it does not know
+            import onnxruntime as ort
     except ModuleNotFoundError as error:
         raise MissingExtraError("onnx", error.name) from error
     options = ort.SessionOptions()

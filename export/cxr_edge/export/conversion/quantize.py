@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float32]
 
+#: Largest integer of an int8 weight, when the range is symmetric.
+FULL = 127
 #: Share of the mean variance that is added to every variance, so that inputs that never vary do no harm.
 DAMPING = 0.01
 #: A kernel smaller than this gets one weight of this size. Some channels of trained networks are dead, all weights zero
@@ -42,7 +44,7 @@ def float_layers(network: keras.Model) -> frozenset[str]:
     return frozenset(layer.name for layer in _convolutions(network) if layer.output.shape[1] > finest)
 
 
-def round_weights(network: keras.Model, images: npt.NDArray[np.uint8], steps: int = 127) -> keras.Model:
+def round_weights(network: keras.Model, images: npt.NDArray[np.uint8], steps: int = FULL) -> keras.Model:
     """Round the convolutions' weights to integers times a scale of each output channel.
 
     Layer after layer, on what the rounded layers before it give: kernels as `round_kernel`, then the bias so that each

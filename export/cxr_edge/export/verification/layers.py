@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.export.conversion.formats import gate_of
 from cxr_edge.export.verification.taps import Array, Tap, Tensor
 
 #: Images over which the error is measured.
@@ -93,7 +94,7 @@ def measure_layers(
     for mine, theirs in pairs:
         loss = before[mine.name] - sqnr[mine.name] if before[mine.name] < EXACT else None
         layers.append(Layer(_short(mine.name), mine.operator, _short(theirs.name), sqnr[mine.name], loss))
-    return LayerReport(reference_name, len(images), LIMITS[precision], layers)
+    return LayerReport(reference_name, len(images), LIMITS[gate_of(precision)], layers)
 
 
 def match(file: Tap, reference: Tap, image: npt.NDArray[np.uint8]) -> list[tuple[Tensor, Tensor]]:

@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from cxr_edge.common.dataset import LabelledImage, evenly, fingerprint, read_dataset, read_pixels
 from cxr_edge.common.run import Run
-from cxr_edge.export.conversion.formats import MEDIAPIPE
+from cxr_edge.export.conversion.formats import BY_NAME
 from cxr_edge.export.conversion.mediapipe import ClassifierEngine
 from cxr_edge.export.verification.flips import Flip, find_flips
-from cxr_edge.export.verification.gates import Check, Gate, check, is_default_or_stricter
+from cxr_edge.export.verification.gates import Check, Gate, check, gate_for, is_default_or_stricter
 from cxr_edge.export.verification.layers import IMAGES, LayerReport, measure_layers
 from cxr_edge.export.verification.parity import Parity, compare, run_file
 from cxr_edge.export.verification.precision import check_precision
@@ -27,7 +27,7 @@ from cxr_edge.export.verification.preprocessing import PreprocessingParity, comp
 from cxr_edge.export.verification.reference import Reference
 from cxr_edge.export.verification.taps import KerasTap, Tap, open_tap
 from cxr_edge.runtime.bundles.bundle import PARITY, Bundle, Manifest, ModelFile
-from cxr_edge.runtime.engines import Engine, Outputs, open_engine
+from cxr_edge.runtime.engines import Outputs, open_engine
 from cxr_edge.runtime.engines.base import OUTPUTS
 from cxr_edge.runtime.errors import BundleError, CxrEdgeError, DataError, IntegrityError, UsageError
 from cxr_edge.runtime.files import check_writable, write_atomically
@@ -193,7 +193,7 @@ def verify_bundle(
     images = evenly(available, limit or len(available))
     trained = _Trained(run, bundle, images, progress)
     results = [
-        _verify_file(bundle, file, trained, gates[file.precision], layers, progress)
+        _verify_file(bundle, file, trained, gates, layers, progress)
         for file in (*bundle.manifest.files, *bundle.manifest.companions)
     ]
     if gradient := bundle.manifest.gradient:
@@ -232,7 +232,7 @@ def open_for_verification(path: Path) -> Bundle:
 
 
 def _verify_file(
-    bundle: Bundle, file: ModelFile, trained: _Trained, gate: Gate, layers: bool, progress: Progress
+    bundle: Bundle, file: ModelFile, trained: _Trained, gates: Mapping[str, Gate], layers: bool, progress: Progress
 ) -> FileResult:
     done = 0
 
@@ -241,7 +241,9 @@ def _verify_file(
         done += 1
         progress(file.path, done, len(trained.images))
 
+    gate = None
     try:
+        gate = gate_for(file, gates)
         predictor = _open(bundle, file)
         check_precision(bundle.folder / file.path, file)
         outputs = run_file(predictor, trained.images, tick)
@@ -269,10 +271,11 @@ def _check_finite(path: Path, outputs: Outputs, given: Collection[str]) -> None:
 
 
 def _open(bundle: Bundle, file: ModelFile) -> Predictor:
-    """Load a file by name, those for other clients too."""
+    """Load a file into its engine; a companion may have one of its own."""
     threads = os.cpu_count() or 1
-    if file.path == MEDIAPIPE:
-        engine: Engine = ClassifierEngine(bundle.check(file), bundle.manifest.input, threads)
+    row = BY_NAME.get(file.path)
+    if row and row.open_engine:
+        engine = row.open_engine(bundle.check(file), bundle.manifest.input, threads)
     else:
         engine = open_engine(bundle, file, threads)
     return Predictor(bundle, file, engine, bundle.manifest.operating_points[0], threads)

@@ -1,7 +1,7 @@
 """TFLite metadata: what Netron, MediaPipe, ML Kit and Android Studio show about a file and its tensors.
 
-It is written with the flatbuffers library alone and follows `metadata_schema.fbs` of TensorFlow Lite Support, because the
-code generated from that schema exists only in much larger packages.
+It follows `metadata_schema.fbs` of TensorFlow Lite Support and is written with the flatbuffers library alone: the code
+generated from that schema exists only in much larger packages.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ DESCRIPTION = (
     "Decides whether a frontal chest radiograph resembles those labelled pneumonia in its training data. "
     "Research tool, not a medical device. manifest.json inside this file holds thresholds and provenance."
 )
-LICENSE = "The network's weights: as whoever trained them says. cxr-edge, which exported them: Apache-2.0."
-#: What the outputs are, by name.
+LICENSE = "Weights: the license of whoever trained them. cxr-edge, which exported them: Apache-2.0."
+#: Descriptions of the outputs.
 OUTPUTS = {
-    "probability": "Of pneumonia, in [0, 1], calibrated. Positive at or above the operating point in manifest.json.",
-    "logit": "Of pneumonia, before temperature scaling.",
-    "heatmap": "Grad-CAM: what each cell adds to the logit, 0 or more. manifest.json says where the cells lie.",
+    "probability": "Calibrated probability of pneumonia. Positive at or above the operating point in manifest.json.",
+    "logit": "Logit of pneumonia, before temperature scaling.",
+    "heatmap": "Grad-CAM: contribution of each cell to the logit, 0 or more. manifest.json says where the cells lie.",
     "novelty": "Distance from the training set; above novelty_threshold in manifest.json the image is unlike it.",
     "scores": "Probability of each class of labels.txt.",
 }

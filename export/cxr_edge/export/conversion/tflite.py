@@ -114,7 +114,7 @@ def _finish(flatbuffer: bytes) -> bytes:
 
 
 def _gather_buffers(model: Any, flatbuffer: bytes) -> None:
-    """Move constants that the quantiser stores after the flatbuffer, as models over 2 GB need it, into the flatbuffer."""
+    """Move into the flatbuffer the constants that the quantiser stores after it, as models over 2 GB need it."""
     for buffer in model.buffers:
         if buffer.offset > 1:  # 0 and 1: none
             buffer.data = np.frombuffer(flatbuffer, np.uint8, buffer.size, buffer.offset)

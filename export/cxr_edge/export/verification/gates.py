@@ -89,9 +89,7 @@ def load_gates(path: Path | None) -> Mapping[str, Gate]:
     gates = dict(DEFAULTS)
     for precision, limits in read_limits(path, {field.name for field in fields(Gate)}).items():
         if precision not in DEFAULTS:
-            raise UsageError(
-                f"{path}: found the table [{precision}], expected one of [{'], ['.join(DEFAULTS)}]; rename or remove it"
-            )
+            raise UsageError(f"{path}: [{precision}] is not a gate; known: {', '.join(DEFAULTS)}")
         gates[precision] = replace(gates[precision], **limits)
     return gates
 
@@ -108,8 +106,8 @@ def gate_for(file: ModelFile, gates: Mapping[str, Gate]) -> Gate:
         return gates[gate_of(file.precision)]
     except KeyError:
         raise BundleError(
-            f"{file.path}: found the precision {file.precision!r}, which has no gate; expected {', '.join(gates)} or one "
-            "of export/conversion/formats.py; export it again"
+            f"{file.path}: found the precision {file.precision!r}, which has no gate; expected {', '.join(gates)} or "
+            "another that this release exports; export the bundle again"
         ) from None
 
 

@@ -25,39 +25,20 @@ if TYPE_CHECKING:
 SUFFIXES = (*dict.fromkeys(row.suffix.removeprefix(".") for row in FORMATS), "tensorrt")
 
 
+PATH = click.Path(path_type=Path)
+several = partial(click.option, multiple=True, show_default=True)
+number = partial(click.option, type=click.IntRange(1), show_default=True)
+
+
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path), metavar="RUN|BUNDLE")
-@click.option("-o", "--output", "bundle", type=click.Path(path_type=Path), help="Bundle folder to write.")
-@click.option("--calib", type=click.Path(path_type=Path), metavar="DATA", help="Radiographs that set the int8 ranges.")
-@click.option(
-    "--calib-images", type=click.IntRange(1), default=200, show_default=True, help="Number of calibration images."
-)
-@click.option(
-    "--format",
-    "formats",
-    type=click.Choice(SUFFIXES),
-    multiple=True,
-    default=("onnx", "tflite"),
-    show_default=True,
-    help="Formats to write; may be repeated.",
-)
-@click.option(
-    "--precision",
-    "precisions",
-    type=click.Choice(PRECISIONS),
-    multiple=True,
-    default=PRECISIONS,
-    show_default=True,
-    help="Precisions to write; may be repeated.",
-)
-@click.option(
-    "--file",
-    "names",
-    type=click.Choice(tuple(BY_NAME)),
-    multiple=True,
-    help="Write this file only; may be repeated. Replaces --format and --precision.",
-)
-@click.option("--max-batch", type=click.IntRange(1), default=1, show_default=True, help="TensorRT: largest batch size.")
+@click.argument("source", type=PATH, metavar="RUN|BUNDLE")
+@click.option("-o", "--output", "bundle", type=PATH, help="Bundle folder to write.")
+@click.option("--calib", type=PATH, metavar="DATA", help="Radiographs that set the int8 ranges.")
+@number("--calib-images", default=200, help="Number of calibration images.")
+@several("--format", "formats", type=click.Choice(SUFFIXES), default=("onnx", "tflite"), help="Formats to write.")
+@several("--precision", "precisions", type=click.Choice(PRECISIONS), default=PRECISIONS, help="Precisions to write.")
+@several("--file", "names", type=click.Choice(tuple(BY_NAME)), help="Files to write, instead of the two above.")
+@number("--max-batch", default=1, help="TensorRT: largest batch size.")
 @click.option("--version-compatible", is_flag=True, help="TensorRT: later releases can run the plan too.")
 @click.option("--hardware-compatible", is_flag=True, help="TensorRT: every GPU since Ampere can run the plan too.")
 def export(
@@ -157,31 +138,16 @@ def _check_overflow(bundle: Bundle, data: Path, count: int) -> None:
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), required=True, metavar="DATA", help="Labelled radiographs.")
-@click.option(
-    "--run",
-    "run",
-    type=click.Path(path_type=Path),
-    help="Run that the bundle was exported from.  [default: the recorded folder]",
-)
-@click.option("--gates", "gates_file", type=click.Path(path_type=Path), help="gates.toml with your own limits.")
+@click.argument("bundle", type=PATH)
+@click.option("--data", type=PATH, required=True, metavar="DATA", help="Labelled radiographs.")
+@click.option("--run", type=PATH, help="Run that the bundle was exported from.  [default: the recorded folder]")
+@click.option("--gates", "gates_file", type=PATH, help="gates.toml with your own limits.")
 @click.option("--limit", type=click.IntRange(2), help="Number of images, evenly spread.  [default: all]")
-@click.option(
-    "--held-out", is_flag=True, help="Use only patients that the run held out of training and int8 calibration."
-)
-@click.option(
-    "--layers", is_flag=True, help="Measure the error of every tensor, to find where a file departs from its reference."
-)
-@click.option(
-    "--report", type=click.Path(path_type=Path), metavar="PAGE.html", help="Write an HTML page with the flipped images."
-)
-@click.option(
-    "--markdown",
-    type=click.Path(path_type=Path),
-    help="Write the table as Markdown. It is also appended to $GITHUB_STEP_SUMMARY.",
-)
-@click.option("--junit", type=click.Path(path_type=Path), help="Write the result of each file and limit as JUnit XML.")
+@click.option("--held-out", is_flag=True, help="Use only patients held out of training and of int8 calibration.")
+@click.option("--layers", is_flag=True, help="Measure the error of every tensor, to find where its error begins.")
+@click.option("--report", type=PATH, metavar="PAGE.html", help="Write an HTML page with the flipped images.")
+@click.option("--markdown", type=PATH, help="Write the table as Markdown.  [also: to $GITHUB_STEP_SUMMARY]")
+@click.option("--junit", type=PATH, help="Write the result of each file and limit as JUnit XML.")
 @output_format("table", "json")
 def verify(
     bundle: Path,

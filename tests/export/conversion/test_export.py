@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from cxr_edge.common.dataset import fingerprint, read_dataset
-from cxr_edge.export.conversion.model_card import model_card
+from cxr_edge.export.conversion.build import model_card
 from cxr_edge.export.conversion.tensorrt import build_plan, is_strongly_typed
 from cxr_edge.runtime import Bundle, MissingExtraError
 from cxr_edge.runtime.bundles.bundle import ModelFile

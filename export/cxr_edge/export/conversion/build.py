@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cxr_edge.common.pages import render_page
 from cxr_edge.common.run import Run
 from cxr_edge.export.conversion.formats import BY_NAME, Format
 from cxr_edge.export.conversion.golden import write_golden
-from cxr_edge.export.conversion.model_card import model_card
 from cxr_edge.export.conversion.provenance import calibration_images, manifest_of
 from cxr_edge.export.conversion.source import Source
 from cxr_edge.runtime.bundles.bundle import ENGINE_OF_SUFFIX, MANIFEST, Manifest, ModelFile, sha256
@@ -80,8 +80,19 @@ def _write(row: Format, source: Source, facts: Manifest, folder: Path) -> ModelF
 
 def _list_files(facts: Manifest, written: Sequence[ModelFile]) -> Manifest:
     """The manifest with each file in the field of its role."""
-    files, companions, gradients = (
-        tuple(file for file in written if BY_NAME[file.path].role == role)
-        for role in ("files", "companions", "gradient")
+    roles: dict[str, list[ModelFile]] = {"files": [], "companions": [], "gradient": []}
+    for file in written:
+        roles[BY_NAME[file.path].role].append(file)
+    return replace(
+        facts,
+        files=tuple(roles["files"]),
+        companions=tuple(roles["companions"]),
+        gradient=next(iter(roles["gradient"]), None),
     )
-    return replace(facts, files=files, companions=companions, gradient=next(iter(gradients), None))
+
+
+def model_card(manifest: Manifest) -> str:
+    """Markdown that says what the model is for, how it was trained, and how it performed."""
+    metrics = manifest.training["metrics"]
+    parts = {part: metrics[part] for part in ("validation", "holdout") if part in metrics}
+    return render_page("cxr_edge.export", "model_card.md.j2", manifest=manifest, parts=parts)

@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    import onnx
+
     from cxr_edge.export.conversion.source import Source
     from cxr_edge.runtime.bundles.bundle import InputContract, Manifest
     from cxr_edge.runtime.engines import Engine
@@ -30,18 +33,16 @@ class Format:
     name
         File name in the bundle. Its suffix says which engine runs it.
     precision
-        What the manifest calls it, and what users choose it by. An identifier such as `int8`.
-    write
-        Writes the file.
+        Identifier by which users choose the file. Two `files` with the same suffix need different ones.
     role
-        The field of the manifest that lists it. `files` decide, the `gradient` only explains. `companions` are made
-        for other clients: `export` writes them only when they are named, and the runtime does not decide with them.
+        Field of the manifest that lists it. `files` decide. The `gradient` only explains. `companions` are for other
+        clients: `export` writes them only when they are named, and the runtime does not decide with them.
     calibrated
-        Whether writing it takes calibration radiographs.
+        Whether it needs calibration radiographs.
     gate
-        The gate of `verify` that the precision is held to; None means the one with the name of the precision.
+        Gate of `verify` for this precision; None means the gate with the same name.
     open_engine
-        Opens a file whose input or outputs are not those of the deployment graph; None for all others.
+        Opens a file whose input or outputs differ from those of the deployment graph; None for all others.
     """
 
     name: str
@@ -59,68 +60,66 @@ class Format:
 
 
 def _fp32_onnx(source: Source, facts: Manifest, path: Path) -> None:
-    from cxr_edge.export.conversion.onnx import write_onnx
-
-    write_onnx(source.onnx, path, _text(facts))
+    _write_onnx(source.onnx, facts, path)
 
 
 def _fp16_onnx(source: Source, facts: Manifest, path: Path) -> None:
-    from cxr_edge.export.conversion.onnx import to_fp16, write_onnx
+    from cxr_edge.export.conversion.onnx import to_fp16
 
-    write_onnx(to_fp16(source.onnx), path, _text(facts))
+    _write_onnx(to_fp16(source.onnx), facts, path)
 
 
 def _int8_onnx(source: Source, facts: Manifest, path: Path, symmetric: bool = False) -> None:
-    from cxr_edge.export.conversion.onnx import REDUCED, onnx_from_keras, to_int8, write_onnx
-    from cxr_edge.export.conversion.quantize import FULL, finest_integer_map
+    from cxr_edge.export.conversion import onnx, quantize
 
-    rounded = onnx_from_keras(source.deployed(FULL if symmetric else REDUCED))
-    write_onnx(to_int8(rounded, source.pixels, finest_integer_map(source.network), symmetric), path, _text(facts))
-
-
-def _symmetric_onnx(source: Source, facts: Manifest, path: Path) -> None:
-    _int8_onnx(source, facts, path, symmetric=True)
+    rounded = onnx.onnx_from_keras(source.deployed(quantize.FULL if symmetric else onnx.REDUCED))
+    finest = quantize.finest_integer_map(source.network)
+    _write_onnx(onnx.to_int8(rounded, source.pixels, finest, symmetric), facts, path)
 
 
-def _gradient(source: Source, facts: Manifest, path: Path) -> None:
+def _gradient_onnx(source: Source, facts: Manifest, path: Path) -> None:
     from cxr_edge.export.conversion.gradient import gradient_model
+
+    _write_onnx(gradient_model(source.onnx), replace(facts, files=(), gradient=facts.files[0]), path)
+
+
+def _write_onnx(model: onnx.ModelProto, facts: Manifest, path: Path) -> None:
     from cxr_edge.export.conversion.onnx import write_onnx
 
-    write_onnx(gradient_model(source.onnx), path, _text(replace(facts, files=(), gradient=facts.files[0])))
+    write_onnx(model, path, json.dumps(asdict(facts)))
 
 
 def _float_tflite(source: Source, facts: Manifest, path: Path) -> None:
-    from cxr_edge.export.conversion.tflite import tflite_from_keras, write_tflite
+    from cxr_edge.export.conversion.tflite import tflite_from_keras
 
-    flatbuffer = tflite_from_keras(source.deployed(), facts.files[0].precision)
-    write_tflite(flatbuffer, path, _text(facts), facts.classes)
+    _write_tflite(tflite_from_keras(source.deployed(), facts.files[0].precision), facts, path)
 
 
 def _int8_tflite(source: Source, facts: Manifest, path: Path) -> None:
-    from cxr_edge.export.conversion.quantize import FULL, float_layers
-    from cxr_edge.export.conversion.tflite import tflite_from_keras, to_int8, write_tflite
+    from cxr_edge.export.conversion import quantize, tflite
 
-    exact = tflite_from_keras(source.deployed(FULL))
-    write_tflite(to_int8(exact, source.pixels, float_layers(source.network)), path, _text(facts), facts.classes)
+    exact = tflite.tflite_from_keras(source.deployed(quantize.FULL))
+    _write_tflite(tflite.to_int8(exact, source.pixels, quantize.float_layers(source.network)), facts, path)
 
 
 def _mediapipe_tflite(source: Source, facts: Manifest, path: Path) -> None:
-    from cxr_edge.export.conversion.mediapipe import classifier_model
-    from cxr_edge.export.conversion.tflite import tflite_from_keras, write_tflite
+    from cxr_edge.export.conversion import mediapipe, tflite
 
-    flatbuffer = tflite_from_keras(classifier_model(source.deployed(input_dtype="float32")))
     own = replace(facts, input=replace(facts.input, channels=3), files=(), companions=facts.files)
-    write_tflite(flatbuffer, path, _text(own), facts.classes)
+    classifier = mediapipe.classifier_model(source.deployed(input_dtype="float32"))
+    _write_tflite(tflite.tflite_from_keras(classifier), own, path)
+
+
+def _write_tflite(flatbuffer: bytes, facts: Manifest, path: Path) -> None:
+    from cxr_edge.export.conversion.tflite import write_tflite
+
+    write_tflite(flatbuffer, path, json.dumps(asdict(facts)), facts.classes)
 
 
 def _open_mediapipe(path: Path, contract: InputContract, threads: int) -> Engine:
     from cxr_edge.export.conversion.mediapipe import ClassifierEngine
 
     return ClassifierEngine(path, contract, threads)
-
-
-def _text(facts: Manifest) -> str:
-    return json.dumps(asdict(facts))
 
 
 FORMATS = (
@@ -131,12 +130,12 @@ FORMATS = (
     Format("model.int8.onnx", "int8", _int8_onnx, calibrated=True),
     Format("model.int8.tflite", "int8", _int8_tflite, calibrated=True),
     # Integrated gradients need it.
-    Format("gradient.onnx", "fp32", _gradient, role="gradient"),
+    Format("gradient.onnx", "fp32", _gradient_onnx, role="gradient"),
     # For MediaPipe Tasks and ML Kit. In fp32, because without the output `logit` the converter folds the temperature
     # into the weights, and fp16 would round them.
     Format("model.mediapipe.tflite", "fp32", _mediapipe_tflite, role="companions", open_engine=_open_mediapipe),
     # For TensorRT's int8, which needs symmetric ranges.
-    Format("model.int8.symmetric.onnx", "int8", _symmetric_onnx, role="companions", calibrated=True),
+    Format("model.int8.symmetric.onnx", "int8", partial(_int8_onnx, symmetric=True), "companions", calibrated=True),
 )
 #: File name -> row.
 BY_NAME = {row.name: row for row in FORMATS}

@@ -1,4 +1,4 @@
-"""A trained network, and what several file formats need of it."""
+"""A trained network and its calibration images, from which all formats are written."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cxr_edge.common.dataset import LabelledImage, read_pixels
 from cxr_edge.common.run import Run
 from cxr_edge.export.conversion import quantize
+from cxr_edge.export.conversion.graph import deployment_model
 from cxr_edge.runtime.bundles.bundle import InputContract
 
 if TYPE_CHECKING:
@@ -17,14 +18,9 @@ if TYPE_CHECKING:
 
 
 class Source:
-    """The network of a run and its calibration images. What several formats share is computed once.
+    """The network of a run, and `pixels`, (N, H, W, 1) uint8: its calibration radiographs, of which there may be none.
 
-    Attributes
-    ----------
-    network
-        The trained classifier.
-    pixels
-        (N, H, W, 1) uint8 in [0, 255]: the calibration radiographs; N is 0 if there are none.
+    What several formats share is computed once.
     """
 
     def __init__(self, run: Run, feed: InputContract, calibration: Sequence[LabelledImage]) -> None:
@@ -41,18 +37,7 @@ class Source:
         return onnx_from_keras(self.deployed())
 
     def deployed(self, steps: int | None = None, input_dtype: str = "uint8") -> keras.Model:
-        """The deployment graph.
-
-        Parameters
-        ----------
-        steps
-            Round the weights to integers in [-steps, steps] times a scale (`quantize.round_weights`). None does not
-            round them.
-        input_dtype
-            See `deployment_model`.
-        """
-        from cxr_edge.export.conversion.graph import deployment_model
-
+        """The deployment graph, with weights rounded to integers in [-steps, steps] times a scale unless it is None."""
         network = self.network if steps is None else self._round(steps)
         return deployment_model(network, self._run.temperature, self._run.novelty, input_dtype)
 

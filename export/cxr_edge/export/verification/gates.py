@@ -102,13 +102,12 @@ def gate_for(file: ModelFile, gates: Mapping[str, Gate]) -> Gate:
     BundleError
         If its precision has none.
     """
-    try:
-        return gates[gate_of(file.precision)]
-    except KeyError:
-        raise BundleError(
-            f"{file.path}: found the precision {file.precision!r}, which has no gate; expected {', '.join(gates)} or "
-            "another that this release exports; export the bundle again"
-        ) from None
+    if gate := gates.get(gate_of(file.precision)):
+        return gate
+    raise BundleError(
+        f"{file.path}: found the precision {file.precision!r}, which has no gate; expected {', '.join(gates)} or "
+        "another that this release exports; export the bundle again"
+    )
 
 
 def is_default_or_stricter(gate: Gate, precision: str) -> bool:

@@ -153,18 +153,10 @@ def _dequantised(values: npt.NDArray[Any], scale: float, zero_point: int) -> Arr
 def _activations(
     operators: Sequence[tuple[str, tuple[str, ...], tuple[str, ...]]], inputs: set[str]
 ) -> tuple[list[Tensor], dict[str, str]]:
-    """Find the tensors that depend on the image, without those that are only passed on.
+    """The tensors that depend on the image, without those that are only passed on.
 
-    Parameters
-    ----------
-    operators
-        (kind, inputs, outputs) in the order of the graph.
-    inputs
-        Names of the image.
-
-    Returns
-    -------
-    The tensors, and the name of each tensor that depends on the image -> the name of the tensor whose value it has.
+    Takes the operators (kind, inputs, outputs) in the order of the graph. Also returns, for the name of each tensor
+    that depends on the image, the name of the tensor whose value it has.
     """
     tensors, source = [], {name: name for name in inputs}
     for kind, taken, given in operators:

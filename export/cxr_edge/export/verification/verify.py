@@ -17,7 +17,6 @@ import numpy.typing as npt
 from cxr_edge.common.dataset import LabelledImage, evenly, fingerprint, read_dataset, read_pixels
 from cxr_edge.common.run import Run
 from cxr_edge.export.conversion.formats import BY_NAME
-from cxr_edge.export.conversion.mediapipe import ClassifierEngine
 from cxr_edge.export.verification.flips import Flip, find_flips
 from cxr_edge.export.verification.gates import Check, Gate, check, gate_for, is_default_or_stricter
 from cxr_edge.export.verification.layers import IMAGES, LayerReport, measure_layers
@@ -248,7 +247,7 @@ def _verify_file(
         check_precision(bundle.folder / file.path, file)
         outputs = run_file(predictor, trained.images, tick)
         engine = predictor.engine
-        given = engine.given if isinstance(engine, ClassifierEngine) else OUTPUTS
+        given = getattr(engine, "given", OUTPUTS)  # a companion may lack outputs
         _check_finite(bundle.folder / file.path, outputs, given)
     except CxrEdgeError as error:  # changed content, a missing engine, a backend on other hardware, NaN
         return _unusable(file, error, gate)

@@ -117,9 +117,9 @@ def compare(
     change = np.abs(outputs.probability - reference.probability)
     area = roc_auc(labels, outputs.logit)
     ece, squared = calibration_error(labels, outputs.probability), brier(labels, outputs.probability)
-    threshold = points[0].threshold
+    decisions = {p.name: (outputs.probability >= p.threshold, reference.probability >= p.threshold) for p in points}
+    decided, expected = decisions[points[0].name]
     sick, healthy = labels == 1, labels == 0
-    decided, expected = outputs.probability >= threshold, reference.probability >= threshold
     return Parity(
         file=file,
         backend=backend,
@@ -128,10 +128,7 @@ def compare(
         probability_max=_largest(change),
         probability_p99=float(np.quantile(change, 0.99)),
         flips={point.name: count_flips(outputs, reference, point.threshold) for point in points},
-        mcnemar_p={
-            p.name: mcnemar(labels, outputs.probability >= p.threshold, reference.probability >= p.threshold)
-            for p in points
-        },
+        mcnemar_p={name: mcnemar(labels, *pair) for name, pair in decisions.items()},
         auc=area,
         auc_delta=area - roc_auc(labels, reference.logit),
         auc_interval=auc_delta_interval(labels, outputs.logit, reference.logit),

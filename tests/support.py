@@ -25,6 +25,18 @@ PACKAGED_FILES = [
 ]
 
 
+def assert_complete(prediction) -> None:
+    """A prediction of a 224-pixel network has every field, in its range, and can be written as JSON."""
+    import json
+
+    assert 0 <= prediction.probability <= 1
+    assert prediction.heatmap.shape == (7, 7)
+    assert prediction.heatmap.min() >= 0
+    assert prediction.label == ("PNEUMONIA" if prediction.probability >= prediction.threshold else "NORMAL")
+    assert set(prediction.timings_ms) == {"decode", "preprocess", "inference", "total"}
+    json.dumps(prediction.to_dict())
+
+
 def forge(folder: Path, name: str, content: bytes) -> None:
     """Put another file in place of one of a bundle, and let the manifest vouch for it."""
     from cxr_edge.runtime.bundles.bundle import Bundle, sha256

@@ -1,4 +1,4 @@
-"""HTML reports as single files: every picture is embedded, so a page can be sent or archived as it is."""
+"""Reports from templates. HTML pages are single files with embedded pictures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from base64 import b64encode
 
 
 def render_page(package: str, template: str, **content: object) -> str:
-    """Fill a template from the folder `templates` of a package.
+    """Fill a template from the folder `templates` of a package: HTML, or Markdown if its name ends in `.md.j2`.
 
     A template may extend `base.html.j2` of this package. In it, `picture|embed` is a PNG or JPEG file (bytes) as a data
     URI.
@@ -15,7 +15,7 @@ def render_page(package: str, template: str, **content: object) -> str:
 
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(package, "templates"), PackageLoader("cxr_edge.common", "templates")]),
-        autoescape=True,
+        autoescape=not template.endswith(".md.j2"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

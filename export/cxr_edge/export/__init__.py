@@ -1,1 +1,1 @@
-"""Export: from a run folder to a bundle of model files, and the proof that they decide alike."""
+"""Export of a run folder to a bundle of model files, and verification of these files."""

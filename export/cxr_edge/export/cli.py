@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cxr_edge.export.conversion.formats import COMPANIONS, FILES
-from cxr_edge.runtime.choices import PRECISIONS
+from cxr_edge.export.conversion.formats import BY_NAME, FILES, FORMATS, PRECISIONS
 from cxr_edge.runtime.cli.console import emit, output_format, table
 from cxr_edge.runtime.errors import EXIT_CHECK_FAILED, MissingExtraError, UsageError
 from cxr_edge.runtime.files import write_atomically
@@ -22,49 +21,41 @@ if TYPE_CHECKING:
     from cxr_edge.runtime.bundles.bundle import Bundle
     from cxr_edge.runtime.engines.tensorrt import PlanOptions
 
-FORMATS = ("onnx", "tflite", "tensorrt")
+#: What `--format` offers. TensorRT plans are no rows of `FORMATS`, because they are built on the device.
+SUFFIXES = (*dict.fromkeys(row.suffix.removeprefix(".") for row in FORMATS), "tensorrt")
+
+
+PATH = click.Path(path_type=Path)
+several = partial(click.option, multiple=True, show_default=True)
+number = partial(click.option, type=click.IntRange(1), show_default=True)
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path), metavar="RUN|BUNDLE")
-@click.option("-o", "--output", "bundle", type=click.Path(path_type=Path), help="Bundle folder to write.")
-@click.option("--calib", type=click.Path(path_type=Path), metavar="DATA", help="Radiographs that set the int8 ranges.")
-@click.option("--calib-images", type=click.IntRange(1), default=200, show_default=True, help="How many of them.")
-@click.option(
-    "--format", "formats", type=click.Choice(FORMATS), multiple=True, default=("onnx", "tflite"), show_default=True
-)
-@click.option(
-    "--precision", "precisions", type=click.Choice(PRECISIONS), multiple=True, default=PRECISIONS, show_default=True
-)
-@click.option(
-    "--file",
-    "names",
-    type=click.Choice([*FILES, *COMPANIONS]),
-    multiple=True,
-    help="Write just this; instead of the two above.",
-)
-@click.option(
-    "--max-batch", type=click.IntRange(1), default=1, show_default=True, help="TensorRT: most images at once."
-)
-@click.option("--version-compatible", is_flag=True, help="TensorRT: let later releases run the plan too.")
-@click.option("--hardware-compatible", is_flag=True, help="TensorRT: let every GPU from Ampere on run the plan too.")
+@click.argument("source", type=PATH, metavar="RUN|BUNDLE")
+@click.option("-o", "--output", "bundle", type=PATH, help="Bundle folder to write.")
+@click.option("--calib", type=PATH, metavar="DATA", help="Radiographs that set the int8 ranges.")
+@number("--calib-images", default=200, help="Number of calibration images.")
+@several("--format", "formats", type=click.Choice(SUFFIXES), default=("onnx", "tflite"), help="Formats to write.")
+@several("--precision", "precisions", type=click.Choice(PRECISIONS), default=PRECISIONS, help="Precisions to write.")
+@several("--file", "names", type=click.Choice(tuple(BY_NAME)), help="Files to write, instead of the two above.")
+@number("--max-batch", default=1, help="TensorRT: largest batch size.")
+@click.option("--version-compatible", is_flag=True, help="TensorRT: later releases can run the plan too.")
+@click.option("--hardware-compatible", is_flag=True, help="TensorRT: every GPU since Ampere can run the plan too.")
 def export(
-    run: Path,
+    source: Path,
     bundle: Path | None,
     calib: Path | None,
     calib_images: int,
     formats: tuple[str, ...],
     precisions: tuple[str, ...],
     names: tuple[str, ...],
-    max_batch: int,
-    version_compatible: bool,
-    hardware_compatible: bool,
+    **plan_options: Any,
 ) -> None:
     """Export a trained RUN to a bundle of ONNX and TFLite files.
 
-    TensorRT plans run only where they are built: on the device, build one into a BUNDLE that was copied there. That
-    needs an NVIDIA GPU and cxr-edge[tensorrt], but no training framework. With --calib it first makes sure that no
-    activation leaves half precision on those radiographs; exit 1 if one does.
+    A TensorRT plan runs only on the machine where it is built: copy the BUNDLE to the device and build the plan there.
+    This needs an NVIDIA GPU and cxr-edge[tensorrt], but no training framework. With --calib, the command first checks
+    that no activation overflows half precision on those radiographs; it exits with 1 if one does.
 
     \b
       cxr-edge export runs/first -o bundle --calib chest_xray
@@ -74,65 +65,37 @@ def export(
     from cxr_edge.runtime.bundles.bundle import MANIFEST, Bundle
     from cxr_edge.runtime.engines.tensorrt import PlanOptions
 
-    others = [f for f in formats if f != "tensorrt"]
-    if "tensorrt" not in formats and (max_batch > 1 or version_compatible or hardware_compatible):
+    options, builds_plan = PlanOptions(**plan_options), "tensorrt" in formats
+    if options != PlanOptions() and not builds_plan:
         raise UsageError(
-            "--max-batch, --version-compatible and --hardware-compatible are TensorRT's: add --format tensorrt"
+            "--max-batch, --version-compatible and --hardware-compatible apply to TensorRT only: add --format tensorrt"
         )
-    is_bundle = (run / MANIFEST).is_file()
-    if others and is_bundle:
-        raise UsageError(f"{run}: is a bundle; into a bundle only --format tensorrt can be built")
-    if not is_bundle:
-        if bundle is None:
-            raise UsageError("name the bundle folder to write with -o")
-        # A TensorRT plan is built from ONNX.
-        suffixes = {f".{f}" for f in others or ["onnx"]}
-        chosen = [name for name, p in FILES.items() if Path(name).suffix in suffixes and p in precisions]
-        _export_files(run, bundle, calib, names or chosen, calib_images)
-    target = run if is_bundle else bundle
-    assert target is not None
-    if "tensorrt" in formats:
-        _build_plan(
-            Bundle.open(target), calib, calib_images, PlanOptions(max_batch, version_compatible, hardware_compatible)
-        )
-    written = Bundle.open(target).manifest.all_files
-    rows = [{"file": f.path, "precision": f.precision, "MB": f.bytes / 1e6} for f in written]
-    emit(rows, "table")
-    click.echo(f"next: cxr-edge verify {target} --data {calib or 'DATA'}", err=True)
-
-
-def _build_plan(bundle: Bundle, data: Path | None, count: int, options: PlanOptions) -> None:
-    from cxr_edge.export.conversion.tensorrt import build_plan
-    from cxr_edge.runtime.engines.tensorrt import this_target
-
-    this_target()  # say first what is missing here
-    if data is None:
-        click.echo("fp16 overflow not checked: name radiographs with --calib", err=True)
+    portable = [format for format in formats if format != "tensorrt"]
+    if not (source / MANIFEST).is_file():
+        bundle = _export_run(source, bundle, calib, calib_images, names or _choose(portable, precisions))
+    elif portable:
+        raise UsageError(f"{source}: found a bundle, expected a run; only --format tensorrt can be added to a bundle")
     else:
-        _check_overflow(bundle, data, count)
-    click.echo("building a TensorRT plan for this machine; this takes minutes. The same by NVIDIA's tool:", err=True)
-    build_plan(bundle, options, say=partial(click.echo, err=True))
+        bundle = source
+    if builds_plan:
+        _build_plan(Bundle.open(bundle), calib, calib_images, options)
+    written = Bundle.open(bundle).manifest.all_files
+    emit([{"file": f.path, "precision": f.precision, "MB": f.bytes / 1e6} for f in written], "table")
+    click.echo(f"next: cxr-edge verify {bundle} --data {calib or 'DATA'}", err=True)
 
 
-def _check_overflow(bundle: Bundle, data: Path, count: int) -> None:
-    """Print the largest activations; exit 1 if one does not fit into half precision."""
-    from cxr_edge.export.verification.overflow import LARGEST, check_overflow
-
-    try:
-        magnitudes = check_overflow(bundle, data, count)
-    except MissingExtraError as error:
-        click.echo(f"fp16 overflow not checked: {error}", err=True)
-        return
-    rows = [{**asdict(m), "of 65504": f"{m.largest / LARGEST:.2%}"} for m in magnitudes[:10]]
-    click.echo(f"largest activations on {count} radiographs at most:\n{table(rows)}", err=True)
-    if worst := [m for m in magnitudes if m.overflows]:
-        click.echo(f"{len(worst)} tensors come too near to the end of half precision; no plan built", err=True)
-        click.get_current_context().exit(EXIT_CHECK_FAILED)
+def _choose(formats: Sequence[str], precisions: Collection[str]) -> list[str]:
+    """Names of the files of these formats and precisions; without a format ONNX, because plans are built from it."""
+    suffixes = {f".{format}" for format in formats or ["onnx"]}
+    return [name for name in FILES if BY_NAME[name].suffix in suffixes and BY_NAME[name].precision in precisions]
 
 
-def _export_files(run: Path, bundle: Path, calib: Path | None, names: Sequence[str], calib_images: int) -> None:
+def _export_run(run: Path, bundle: Path | None, calib: Path | None, calib_images: int, names: Sequence[str]) -> Path:
+    """Write the bundle of a run and return its folder."""
     from cxr_edge.common.backend import import_keras_quietly
 
+    if bundle is None:
+        raise UsageError(f"{run}: found no bundle folder to write; name one with -o")
     import_keras_quietly()
     from rich.console import Console
 
@@ -140,25 +103,51 @@ def _export_files(run: Path, bundle: Path, calib: Path | None, names: Sequence[s
 
     with Console(stderr=True).status("reading") as status:
         build_bundle(run, bundle, calib, names, calib_images, step=lambda name: status.update(f"writing {name}"))
+    return bundle
+
+
+def _build_plan(bundle: Bundle, data: Path | None, count: int, options: PlanOptions) -> None:
+    from cxr_edge.export.conversion.tensorrt import build_plan
+    from cxr_edge.runtime.engines.tensorrt import this_target
+
+    this_target()  # reports a missing GPU or package before the overflow check
+    if data is None:
+        click.echo("fp16 overflow was not checked: name radiographs with --calib", err=True)
+    else:
+        _check_overflow(bundle, data, count)
+    click.echo("building a TensorRT plan for this machine; this takes minutes. NVIDIA's equivalent command:", err=True)
+    build_plan(bundle, options, say=partial(click.echo, err=True))
+
+
+def _check_overflow(bundle: Bundle, data: Path, count: int) -> None:
+    """Print the largest activations; exit with 1 if one overflows half precision."""
+    from cxr_edge.export.verification.overflow import LARGEST, check_overflow
+
+    try:
+        magnitudes = check_overflow(bundle, data, count)
+    except MissingExtraError as error:
+        click.echo(f"fp16 overflow was not checked: {error}", err=True)
+        return
+    rows = [{**asdict(m), "of 65504": f"{m.largest / LARGEST:.2%}"} for m in magnitudes[:10]]
+    click.echo(f"largest activations on up to {count} radiographs:\n{table(rows)}", err=True)
+    if overflowing := sum(m.overflows for m in magnitudes):
+        click.echo(
+            f"{overflowing} tensors come too close to the largest value of half precision; no plan was built", err=True
+        )
+        click.get_current_context().exit(EXIT_CHECK_FAILED)
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), required=True, metavar="DATA", help="Labelled radiographs.")
-@click.option("--run", "run", type=click.Path(path_type=Path), help="Run it was exported from.  [default: as recorded]")
-@click.option("--gates", "gates_file", type=click.Path(path_type=Path), help="gates.toml: limits of your own.")
-@click.option("--limit", type=click.IntRange(2), help="Take this many images, evenly spread, instead of all.")
-@click.option(
-    "--held-out", is_flag=True, help="Only patients that the run held out of training, and so of int8's ranges."
-)
-@click.option("--layers", is_flag=True, help="Find where a file leaves its reference: the error of every tensor.")
-@click.option(
-    "--report", type=click.Path(path_type=Path), metavar="PAGE.html", help="Write a page with the flipped images."
-)
-@click.option(
-    "--markdown", type=click.Path(path_type=Path), help="Write the table as Markdown.  [also: to $GITHUB_STEP_SUMMARY]"
-)
-@click.option("--junit", type=click.Path(path_type=Path), help="Write each file and limit as JUnit XML.")
+@click.argument("bundle", type=PATH)
+@click.option("--data", type=PATH, required=True, metavar="DATA", help="Labelled radiographs.")
+@click.option("--run", type=PATH, help="Run that the bundle was exported from.  [default: the recorded folder]")
+@click.option("--gates", "gates_file", type=PATH, help="gates.toml with your own limits.")
+@click.option("--limit", type=click.IntRange(2), help="Number of images, evenly spread.  [default: all]")
+@click.option("--held-out", is_flag=True, help="Use only patients held out of training and of int8 calibration.")
+@click.option("--layers", is_flag=True, help="Measure the error of every tensor, to find where its error begins.")
+@click.option("--report", type=PATH, metavar="PAGE.html", help="Write an HTML page with the flipped images.")
+@click.option("--markdown", type=PATH, help="Write the table as Markdown.  [also: to $GITHUB_STEP_SUMMARY]")
+@click.option("--junit", type=PATH, help="Write the result of each file and limit as JUnit XML.")
 @output_format("table", "json")
 def verify(
     bundle: Path,
@@ -173,10 +162,10 @@ def verify(
     junit: Path | None,
     format: str,
 ) -> None:
-    """Prove that each file of BUNDLE decides as the trained network does; exit 1 if one does not.
+    """Check that each file of BUNDLE decides as the trained network does; exit with 1 if one does not.
 
-    Every file is run by its real engine over every image of DATA, from the image file on, and compared with the Keras
-    network and its GradientTape Grad-CAM. Writes parity.json into the bundle.
+    Every file is run by its real engine on every image of DATA, including decoding and resizing, and compared with the
+    Keras network and its GradientTape Grad-CAM. The command writes parity.json into the bundle.
 
     \b
       cxr-edge verify bundle --data chest_xray --limit 1000
@@ -203,7 +192,7 @@ def verify(
         verification = verify_bundle(bundle, data, run, gates, limit, progress, layers, held_out)
     _write_reports(verification, report, markdown, junit)
     if is_signed:
-        click.echo(f"{PARITY} is new, so the signature no longer holds: run cxr-edge sign {bundle}", err=True)
+        click.echo(f"{PARITY} was rewritten, so the signature is no longer valid: run cxr-edge sign {bundle}", err=True)
     if format == "json":
         emit(verification.to_dict(), format)
     else:
@@ -222,7 +211,7 @@ def _write_reports(verification: Verification, page: Path | None, markdown: Path
     if markdown:
         write_atomically(markdown, report.markdown(verification))
     if job_summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-        with Path(job_summary).open("a", encoding="utf-8") as file:  # other steps write there too
+        with Path(job_summary).open("a", encoding="utf-8") as file:  # other steps append to it too
             file.write(report.markdown(verification))
     if junit:
         write_atomically(junit, junit_xml.junit(verification))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 #: Engines, in the order in which `auto` prefers them.
 ENGINE_NAMES = ("tensorrt", "litert", "onnx")
-#: Precisions of model files, the most exact first.
+#: Precisions that `auto` prefers, the most exact first. A bundle may have files of others (see `manifest.Precision`).
 PRECISIONS = ("fp32", "fp16", "int8")
 #: How a decision can be explained.
 METHODS = ("gradcam", "ig")

@@ -19,12 +19,13 @@ from cxr_edge.common.dataset import read_dataset, read_pixels
 from cxr_edge.common.run import Run
 from cxr_edge.export.conversion import tflite
 from cxr_edge.export.conversion.build import build_bundle
-from cxr_edge.export.conversion.formats import FILES, MEDIAPIPE
+from cxr_edge.export.conversion.formats import FILES
 from cxr_edge.export.conversion.graph import deployment_model
 from cxr_edge.export.conversion.mediapipe import classifier_model, to_gray
 from cxr_edge.runtime import Bundle, BundleError, load
 from cxr_edge.runtime.bundles.bundle import Manifest, sha256
 
+MEDIAPIPE = "model.mediapipe.tflite"
 TFLITE = [*(name for name in FILES if name.endswith(".tflite")), MEDIAPIPE]
 #: Reads a file's metadata and classifies images; runs where MediaPipe is installed, and nothing of this project.
 READER = Path(__file__).with_name("mediapipe_reader.py")

@@ -13,10 +13,11 @@ from cxr_edge.common.dataset import read_dataset, read_pixels
 from cxr_edge.common.run import Run
 from cxr_edge.export.conversion import quantize
 from cxr_edge.export.conversion.build import build_bundle
-from cxr_edge.export.conversion.formats import SYMMETRIC
 from cxr_edge.export.conversion.onnx import OPSET, REDUCED
 from cxr_edge.runtime import load
 from cxr_edge.train.fit.models import build
+
+SYMMETRIC = "model.int8.symmetric.onnx"
 
 
 @pytest.fixture(scope="module")

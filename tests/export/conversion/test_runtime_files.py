@@ -1,10 +1,8 @@
 """Every file that an export makes, in the runtime; tests/runtime does the same with the packaged model only."""
 
-import json
-import shutil
-
 import numpy as np
 import pytest
+from support import assert_complete
 
 from cxr_edge.runtime import EngineError, load
 
@@ -13,21 +11,7 @@ FILES = [("onnx", "fp32"), ("onnx", "fp16"), ("litert", "fp32"), ("litert", "fp1
 
 @pytest.mark.parametrize(("engine", "precision"), FILES)
 def test_every_file_decides_and_explains(bundle, xray, engine, precision):
-    prediction = load(bundle, engine, precision).predict(xray)
-    assert 0 <= prediction.probability <= 1
-    assert prediction.heatmap.shape == (7, 7)
-    assert prediction.heatmap.min() >= 0
-    assert prediction.label == ("PNEUMONIA" if prediction.probability >= prediction.threshold else "NORMAL")
-    assert set(prediction.timings_ms) == {"decode", "preprocess", "inference", "total"}
-    json.dumps(prediction.to_dict())
-
-
-@pytest.mark.parametrize("name", ["model.int8.tflite", "model.fp32.tflite", "model.onnx", "model.fp16.onnx"])
-def test_a_lone_file_decides_as_its_bundle(bundle, tmp_path, xray, name):
-    alone = load(shutil.copy(bundle / name, tmp_path))
-    whole = load(bundle, alone.file.engine, alone.file.precision)
-    assert alone.predict(xray).probability == whole.predict(xray).probability
-    assert alone.manifest.operating_points == whole.manifest.operating_points
+    assert_complete(load(bundle, engine, precision).predict(xray))
 
 
 def test_many_is_one_by_one_in_fp32(bundle, phantoms):

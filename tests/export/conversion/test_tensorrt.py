@@ -18,7 +18,7 @@ from cxr_edge.runtime.errors import EngineError
 
 OURS = (
     ROOT / "runtime" / "cxr_edge" / "runtime" / "engines" / "tensorrt.py",
-    ROOT / "export" / "cxr_edge" / "export" / "tensorrt.py",
+    ROOT / "export" / "cxr_edge" / "export" / "conversion" / "tensorrt.py",
 )
 MYPY = """[mypy]
 mypy_path = {stubs}:{root}/runtime:{root}/export

@@ -136,7 +136,7 @@ def test_gates_file_overrides_key_by_key(tmp_path):
     ("text", "says"),
     [
         ("[int8]\nfliprate = 1", "unknown key 'fliprate'"),
-        ("[int4]\nflip_rate = 1", "no precision"),
+        ("[int4]\nflip_rate = 1", "is not a gate"),
         ("[int8]\nflip_rate = true", "number"),
         ("[int8", "TOML"),
     ],

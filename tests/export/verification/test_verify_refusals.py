@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from cxr_edge.common.run import Run
-from cxr_edge.export.verification.gates import DEFAULTS, Gate, is_default_or_stricter
+from cxr_edge.export.verification.gates import DEFAULTS, Gate, gate_for, is_default_or_stricter
 from cxr_edge.export.verification.verify import FileResult, Verification, _check_finite, open_for_verification
 from cxr_edge.runtime import Bundle, BundleError, UsageError
+from cxr_edge.runtime.bundles.bundle import ModelFile
 from cxr_edge.runtime.engines import Outputs
 from cxr_edge.runtime.files import check_writable
 from cxr_edge.runtime.predictor import packaged_model
@@ -106,3 +107,9 @@ def test_an_output_that_is_no_number_does_not_pass(output, wrong, tmp_path):
 def test_a_gate_is_compared_with_the_default(precision, changes, holds):
     assert is_default_or_stricter(replace(DEFAULTS[precision], **changes), precision) is holds
     assert not is_default_or_stricter(Gate(), precision)
+
+
+def test_a_precision_without_a_gate_is_refused():
+    with pytest.raises(BundleError, match=r"model.int4.onnx: found the precision 'int4', which has no gate"):
+        gate_for(ModelFile("model.int4.onnx", "onnx", "int4", "", 0), DEFAULTS)
+    assert gate_for(ModelFile("model.fp16.engine", "tensorrt", "fp16", "", 0), DEFAULTS) is DEFAULTS["fp16"]

@@ -69,6 +69,24 @@ def test_a_changed_sealed_file_is_refused_before_any_engine_sees_it(tmp_path, na
     assert Bundle.open(path).manifest.files[0].path == name
 
 
+def test_a_precision_that_this_release_does_not_know_is_chosen_by_name(copy):
+    entries = json.loads((copy / "manifest.json").read_text())["files"]
+    entries = [
+        entries[0] | {"path": "other.onnx", "precision": "int16x8"},
+        *entries,
+        entries[0] | {"path": "third.onnx", "precision": "fp16"},
+    ]
+    change(copy / "manifest.json", files=entries)
+    bundle = Bundle.open(copy)
+    assert bundle.find("onnx", "int16x8").path == "other.onnx"
+    assert bundle.find("onnx").path == "model.onnx"  # fp32: `auto` takes the most exact one that it knows
+    change(copy / "manifest.json", files=[entries[0], entries[3]])
+    assert Bundle.open(copy).find("onnx").path == "third.onnx"
+    change(copy / "manifest.json", files=entries[:1])
+    assert Bundle.open(copy).find("onnx").path == "other.onnx"
+    assert Bundle.open(copy).find("onnx", "fp32") is None
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_without_facts_is_refused(tmp_path, name):
     from cxr_edge.runtime.bundles.facts import read_facts

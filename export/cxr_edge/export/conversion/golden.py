@@ -1,4 +1,4 @@
-"""Golden inputs and outputs: an app that feeds them to its copy of a TFLite file sees whether it does so rightly."""
+"""Golden inputs and outputs, with which an app checks that it feeds its TFLite file correctly."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.export.conversion.formats import gate_of
 from cxr_edge.runtime.bundles.bundle import InputContract, ModelFile, sha256
 from cxr_edge.runtime.engines.litert import LiteRTEngine
 
 SCHEMA_VERSION = 1
 GOLDEN = "golden"
-#: Precision -> what an output may differ by elsewhere, in units of its largest value or of 1, whichever is more.
-#: Between LiteRT with and without XNNPACK it is up to 2e-6 in fp32 and fp16, and up to 0.05 in int8.
+#: Gate -> tolerance for an output on another device, relative to its largest value or to 1, whichever is larger.
+#: LiteRT with and without XNNPACK differ by up to 2e-6 in fp32 and fp16, and by up to 0.05 in int8.
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-4, "int8": 0.05}
 
 
 def draw_inputs(height: int, width: int) -> dict[str, npt.NDArray[np.uint8]]:
-    """Three pictures that are no patient's: a chest with an opacity in one lung, a gradient, noise.
+    """Draw three pictures: a chest with an opacity in one lung, a gradient, and noise. No patient's image is used.
 
-    None is symmetric, so that one fed flipped, transposed or in another range gives other outputs.
+    None is symmetric, so that a flipped, transposed or rescaled input gives other outputs.
 
     Returns
     -------
@@ -56,14 +57,14 @@ def _draw_chest(height: int, width: int) -> npt.NDArray[np.uint8]:
 
 
 def write_golden(bundle: Path, files: list[ModelFile], contract: InputContract) -> None:
-    """Write `golden/`: three inputs, as PNG and as the raw bytes to feed, and what each TFLite file makes of them.
+    """Write `golden/`: three inputs, as PNG and as the raw bytes to feed, and the outputs of each TFLite file.
 
     Parameters
     ----------
     bundle
-        Folder that the files lie in.
+        Folder of the files.
     files
-        Those that LiteRT runs.
+        The files that LiteRT runs.
     """
     folder = bundle / GOLDEN
     folder.mkdir()
@@ -83,7 +84,7 @@ def _expect(
     bundle: Path, file: ModelFile, contract: InputContract, inputs: Mapping[str, npt.NDArray[np.uint8]]
 ) -> dict[str, object]:
     outputs = vars(LiteRTEngine(bundle / file.path, contract).run(np.stack(list(inputs.values()))[..., np.newaxis]))
-    share = TOLERANCE[file.precision]
+    share = TOLERANCE[gate_of(file.precision)]
     return {
         "sha256": file.sha256,
         "tolerance": {output: share * max(1.0, float(np.abs(values).max())) for output, values in outputs.items()},

@@ -1,7 +1,7 @@
 """gradient.onnx: d logit / d image as an ordinary forward graph, by reverse mode over the exported ONNX graph.
 
-Autodiff's own graphs do not convert (tf2onnx writes ReluGrad and the like, which no engine knows), so each operator of
-the exported graph is followed back by a rule that is made of operators that every engine knows.
+The graphs of TensorFlow's autodiff do not convert: tf2onnx writes operators such as ReluGrad that no engine supports.
+Therefore each operator of the exported graph has a rule here, which builds its gradient from standard operators.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ def gradient_model(model: onnx.ModelProto) -> onnx.ModelProto:
     Parameters
     ----------
     model
-        fp32 ONNX of `onnx_from_keras`: `image` -> `logit` and other outputs, which are left out.
+        fp32 ONNX of `onnx_from_keras`: `image` -> `logit`. Its other outputs are left out.
 
     Returns
     -------
-    Graph `image` (N, H, W, 1) float32, because the points of a path between images are no integers, -> `gradient`
-    (N, H, W, 1) float32 and `logit` (N,) float32. Forward and backward pass share the weights.
+    Graph `image` (N, H, W, 1) float32 -> `gradient` (N, H, W, 1) float32 and `logit` (N,) float32. The image is float
+    because points between two images are not integers. Forward and backward pass share the weights.
 
     Raises
     ------
     BundleError
-        If an operator between image and logit has no rule here.
+        If an operator between image and logit has no rule.
     """
     import onnx
 
@@ -44,7 +44,7 @@ def gradient_model(model: onnx.ModelProto) -> onnx.ModelProto:
     image.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     back = _Backward(onnx.shape_inference.infer_shapes(path).graph, graph)
     forward = list(graph.node)
-    reached = {image.name}  # what depends on the image; all else is constant
+    reached = {image.name}  # all that depends on the image; the rest is constant
     for node in forward:
         if reached.intersection(node.input):
             reached.update(node.output)
@@ -67,7 +67,7 @@ def gradient_model(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 class _Backward:
-    """Appends the backward pass to a graph: called with an operator and its inputs, it returns the output's name."""
+    """Appends the backward pass to a graph. A call with an operator and its inputs returns the name of the output."""
 
     def __init__(self, inferred: onnx.GraphProto, graph: onnx.GraphProto) -> None:
         from onnx import numpy_helper
@@ -85,15 +85,15 @@ class _Backward:
         return name
 
     def shape(self, name: str) -> list[Any]:
-        """Sizes of a tensor; the batch axis is a name."""
+        """Shape of a tensor; the batch axis is a name."""
         return list(self._constants[name].shape) if name in self._constants else self._shapes[name]
 
     def value(self, name: str) -> npt.NDArray[Any]:
-        """Of a constant."""
+        """Value of a constant."""
         return self._constants[name]
 
     def constant(self, values: Any) -> str:
-        """Store a constant, float32 or int64."""
+        """Store a constant as float32 or int64, and return its name."""
         from onnx import numpy_helper
 
         array = np.asarray(values)
@@ -116,8 +116,8 @@ def _rule(node: onnx.NodeProto) -> Rule:
 
 def _unsupported(node: onnx.NodeProto, why: str) -> BundleError:
     return BundleError(
-        f"no gradient through {node.op_type} ({node.output[0]}): {why} in export/gradient.py; "
-        "export the other files by name with --file"
+        f"no gradient through {node.op_type} ({node.output[0]}): {why}; "
+        "add a rule to export/conversion/gradient.py, or export the other files by name with --file"
     )
 
 
@@ -147,7 +147,7 @@ def _mul(back: _Backward, node: onnx.NodeProto, gradient: str, index: int) -> st
 
 def _div(back: _Backward, node: onnx.NodeProto, gradient: str, index: int) -> str:
     if index:
-        raise _unsupported(node, "division by what depends on the image has no rule")
+        raise _unsupported(node, "division by a value that depends on the image has no rule")
     _same_shape(back, node, index)
     return back("Div", gradient, node.input[1])
 
@@ -162,20 +162,20 @@ def _clip(back: _Backward, node: onnx.NodeProto, gradient: str, index: int) -> s
 
 
 def _where(back: _Backward, inside: str, gradient: str) -> str:
-    """The gradient where an activation is not clipped, judged by its output: convolution and activation stay fused."""
+    """Mask the gradient by the output of the activation, which can then stay fused with the convolution."""
     return back("Mul", gradient, back("Cast", inside, to=1))  # 1: float32; Where and Sign are slower
 
 
 def _conv(back: _Backward, node: onnx.NodeProto, gradient: str, index: int) -> str:
-    """A transposed convolution with the same weights: (M, C/g, kh, kw) is what ConvTranspose reads as (in, out/g)."""
+    """A transposed convolution with the same weights: ConvTranspose reads (M, C/g, kh, kw) as (in, out/g, …)."""
     attributes = _attributes(node)
     if index or attributes.get("auto_pad", b"NOTSET") != b"NOTSET":
-        raise _unsupported(node, "weights of the image and auto_pad have no rule")
+        raise _unsupported(node, "weights that depend on the image and auto_pad have no rule")
     kernel = back.shape(node.input[1])[2:]
     axes = len(kernel)
     strides, dilations = attributes.get("strides", [1] * axes), attributes.get("dilations", [1] * axes)
     pads = attributes.get("pads", [0] * 2 * axes)
-    # The pixels at the end that no stride reaches: ConvTranspose would leave them out.
+    # Pixels at the end that no stride reaches; without output_padding, ConvTranspose would omit them.
     sizes = zip(back.shape(node.input[0])[2:], back.shape(node.output[0])[2:], strict=True)
     left_over = [
         size - ((out - 1) * strides[i] + dilations[i] * (kernel[i] - 1) + 1 - pads[i] - pads[i + axes])
@@ -188,7 +188,7 @@ def _conv(back: _Backward, node: onnx.NodeProto, gradient: str, index: int) -> s
 
 
 def _max_pool(back: _Backward, node: onnx.NodeProto, gradient: str, index: int) -> str:
-    """Each maximum's gradient goes to where it was found; windows may overlap."""
+    """The gradient of each maximum goes to its position; windows may overlap."""
     indices = f"{node.output[0]}/indices"
     node.output.append(indices)  # positions in the flattened input
     flat = back.constant([-1])
@@ -217,7 +217,7 @@ def _reduce_mean(back: _Backward, node: onnx.NodeProto, gradient: str, index: in
 
 
 def _spread(back: _Backward, node: onnx.NodeProto, gradient: str, axes: Sequence[int]) -> str:
-    """Of a mean over `axes`: an equal share for each cell."""
+    """The gradient of a mean over `axes`: an equal share for each cell."""
     sizes = back.shape(node.input[0])
     share = back("Mul", gradient, back.constant(1.0 / np.prod([sizes[axis] for axis in axes])))
     return back("Expand", share, back("Shape", node.input[0]))

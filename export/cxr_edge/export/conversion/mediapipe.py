@@ -1,4 +1,4 @@
-"""The variant that standard clients load as it is: a colour image in, a score for each class out."""
+"""The variant for MediaPipe Tasks and ML Kit: a colour image as input, a score for each class as output."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from cxr_edge.runtime.quiet import quiet_native_stderr
 if TYPE_CHECKING:
     import keras
 
-#: Red, green and blue in gray, in units of 2^-15 (ITU-R BT.601, as OpenCV rounds them). All products and sums stay
-#: below 2^24, where float32 is exact; half precision does not hold these numbers.
+#: Weights of red, green and blue in gray, in units of 2^-15 (ITU-R BT.601, rounded as in OpenCV). All products and sums
+#: stay below 2^24, where float32 is exact. Half precision cannot represent them.
 LUMA = (9798.0, 19235.0, 3735.0)
 
 
 def classifier_model(deployment: keras.Model) -> keras.Model:
-    """Wrap a deployment graph as what MediaPipe Tasks' `ImageClassifier` and ML Kit expect.
+    """Wrap a deployment graph for ML Kit and the `ImageClassifier` of MediaPipe Tasks.
 
     Parameters
     ----------
     deployment
-        With a float32 input.
+        Deployment graph with a float32 input.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def classifier_model(deployment: keras.Model) -> keras.Model:
 
 
 def to_gray(rgb: Any) -> Any:
-    """Gray of colours, equal to OpenCV's; a grayscale image in three equal channels comes out as it was.
+    """Convert colours to gray exactly as OpenCV does; three equal channels give the same values back.
 
     Parameters
     ----------
@@ -62,10 +62,10 @@ def to_gray(rgb: Any) -> Any:
 
 
 class ClassifierEngine:
-    """The variant in LiteRT, to be held against the trained network: a radiograph goes in as three equal channels.
+    """Runs the variant in LiteRT, so that `verify` can compare it; a radiograph is fed as three equal channels.
 
-    Of what `Outputs` holds it gives the probability only. Its logit is the probability's, for the order of images; its
-    heatmap is empty, its novelty not a number.
+    The variant gives only the probability of `Outputs`. The logit is computed from it, to rank images. The heatmap is
+    empty, and the novelty is NaN.
     """
 
     backend = LiteRTEngine.backend

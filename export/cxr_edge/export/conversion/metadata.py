@@ -1,7 +1,7 @@
-"""TFLite metadata: what Netron, MediaPipe, ML Kit and Android Studio show of a file and its tensors.
+"""TFLite metadata: what Netron, MediaPipe, ML Kit and Android Studio show about a file and its tensors.
 
-Written with the flatbuffers library alone, after `metadata_schema.fbs` of TensorFlow Lite Support: its generated code
-comes only with packages far larger than what it does.
+It follows `metadata_schema.fbs` of TensorFlow Lite Support and is written with the flatbuffers library alone: the code
+generated from that schema exists only in much larger packages.
 """
 
 from __future__ import annotations
@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import flatbuffers
 
-#: Table -> its fields, in the order of the schema, as far as we write them.
+
+class Byte(int):
+    """A member of an enumeration or union of the schema; all are stored in one byte."""
+
+
+#: Table -> its fields in the order of the schema, up to the last one that is written.
 FIELDS = {
     "ModelMetadata": "name description version subgraph_metadata author license associated_files min_parser_version",
     "SubGraphMetadata": "name description input_tensor_metadata output_tensor_metadata",
@@ -25,45 +30,43 @@ FIELDS = {
     "AssociatedFile": "name description type",
 }
 # Members of the schema's enumerations and unions.
-FEATURE_PROPERTIES, IMAGE_PROPERTIES = 1, 2
-RGB, GRAYSCALE = 1, 2
-NORMALIZATION_OPTIONS = 1
-DESCRIPTIONS, TENSOR_AXIS_LABELS = 1, 2
+FEATURE_PROPERTIES, IMAGE_PROPERTIES = Byte(1), Byte(2)
+RGB, GRAYSCALE = Byte(1), Byte(2)
+NORMALIZATION_OPTIONS = Byte(1)
+DESCRIPTIONS, TENSOR_AXIS_LABELS = Byte(1), Byte(2)
 
 NAME = "Pneumonia on chest radiographs"
 DESCRIPTION = (
     "Decides whether a frontal chest radiograph resembles those labelled pneumonia in its training data. "
     "Research tool, not a medical device. manifest.json inside this file holds thresholds and provenance."
 )
-LICENSE = "The network's weights: as whoever trained them says. cxr-edge, which exported them: Apache-2.0."
-#: What the outputs are, by name.
+LICENSE = "Weights: the license of whoever trained them. cxr-edge, which exported them: Apache-2.0."
+#: Descriptions of the outputs.
 OUTPUTS = {
-    "probability": "Of pneumonia, in [0, 1], calibrated. Positive at or above the operating point in manifest.json.",
-    "logit": "Of pneumonia, before temperature scaling.",
-    "heatmap": "Grad-CAM: what each cell adds to the logit, 0 or more. manifest.json says where the cells lie.",
+    "probability": "Calibrated probability of pneumonia. Positive at or above the operating point in manifest.json.",
+    "logit": "Logit of pneumonia, before temperature scaling.",
+    "heatmap": "Grad-CAM: contribution of each cell to the logit, 0 or more. manifest.json says where the cells lie.",
     "novelty": "Distance from the training set; above novelty_threshold in manifest.json the image is unlike it.",
     "scores": "Probability of each class of labels.txt.",
 }
 LABELS = "labels.txt"
 
-#: A table of the schema: slot -> string, small whole number, list of floats, table or list of tables.
+#: A table of the schema: slot -> text, `Byte`, list of floats, table or list of tables.
 Table = dict[int, Any]
 
 
-def add_metadata(flatbuffer: bytes, manifest: str) -> bytes:
-    """Put TFLite metadata into a model; the associated files that it names are left to the caller to append.
+def add_metadata(model: Any, manifest: str) -> None:
+    """Add TFLite metadata to a model. The caller appends the associated files that it names.
 
     Parameters
     ----------
-    flatbuffer
-        TFLite model with one image input, whose outputs are named by its signature.
+    model
+        Unpacked flatbuffer (`ModelT`) with one image input, whose outputs are named by its signature.
     manifest
-        Name of the associated file with the manifest's facts.
+        Name of the associated file that holds the manifest's facts.
     """
-    from tensorflow.lite.python.schema_py_generated import BufferT, MetadataT
-    from tensorflow.lite.tools import flatbuffer_utils
+    from ai_edge_litert.schema_py_generated import BufferT, MetadataT
 
-    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(flatbuffer))
     names = {tensor.tensorIndex: tensor.name.decode() for tensor in model.signatureDefs[0].outputs}
     graph = model.subgraphs[0]
     channels = graph.tensors[graph.inputs[0]].shape[-1]
@@ -74,7 +77,6 @@ def add_metadata(flatbuffer: bytes, manifest: str) -> bytes:
     entry.name, entry.buffer = "TFLITE_METADATA", len(model.buffers)
     model.buffers.append(buffer)
     model.metadata = [*(model.metadata or ()), entry]
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
 def _model(channels: int, outputs: list[str], manifest: str) -> Table:
@@ -122,7 +124,7 @@ def _output(name: str) -> Table:
     return _table("TensorMetadata", name=name, description=OUTPUTS[name], content=features, associated_files=labels)
 
 
-def _file(name: str, description: str, type: int) -> Table:
+def _file(name: str, description: str, type: Byte) -> Table:
     return _table("AssociatedFile", name=name, description=description, type=type)
 
 
@@ -139,7 +141,7 @@ def _encode(table: Table) -> bytes:
 
 
 def _write(builder: flatbuffers.Builder, value: Any) -> int:
-    """Write a string, a list of floats, a table or a list of tables; -> its offset."""
+    """Write a text, a list of floats, a table or a list of tables, and return its offset."""
     if isinstance(value, str):
         return builder.CreateString(value)
     if isinstance(value, dict):
@@ -153,11 +155,11 @@ def _write(builder: flatbuffers.Builder, value: Any) -> int:
 
 
 def _write_table(builder: flatbuffers.Builder, table: Table) -> int:
-    offsets = {slot: _write(builder, value) for slot, value in table.items() if not isinstance(value, int)}
+    offsets = {slot: _write(builder, value) for slot, value in table.items() if not isinstance(value, Byte)}
     builder.StartObject(max(table, default=-1) + 1)
     for slot, value in table.items():
-        if slot in offsets:
-            builder.PrependUOffsetTRelativeSlot(slot, offsets[slot], 0)
-        else:
+        if isinstance(value, Byte):
             builder.PrependUint8Slot(slot, value, 0)
+        else:
+            builder.PrependUOffsetTRelativeSlot(slot, offsets[slot], 0)
     return builder.EndObject()

@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     import keras
     import onnx
 
-#: tf2onnx writes up to 18; TensorRT 10.3 and ONNX Runtime read 17 everywhere.
+#: tf2onnx supports up to 18. Every supported TensorRT and ONNX Runtime reads 17.
 OPSET = 17
-#: Largest weight of int8 files that are not symmetric: ONNX Runtime's reduced range.
+#: Largest integer weight of int8 files that are not symmetric: the reduced range of ONNX Runtime.
 REDUCED = 64
 
 
 def onnx_from_keras(model: keras.Model) -> onnx.ModelProto:
-    """Convert a deployment graph to fp32 ONNX: batch norms folded, the batch axis named `N`, checked.
+    """Convert a deployment graph to fp32 ONNX, fold its batch norms, name the batch axis `N`, and check the result.
 
     Raises
     ------
     BundleError
-        If what came out is no valid ONNX, or has other inputs or outputs than the contract.
+        If the outputs are not those of the deployment graph.
     """
     import onnx
     import onnxslim
@@ -49,12 +49,15 @@ def onnx_from_keras(model: keras.Model) -> onnx.ModelProto:
     onnx.checker.check_model(slim, full_check=True)
     names = {value.name for value in slim.graph.output}
     if names != set(model.output):
-        raise BundleError(f"the ONNX file's outputs are {sorted(names)} instead of {sorted(model.output)}")
+        raise BundleError(
+            f"ONNX conversion: found the outputs {sorted(names)}, expected {sorted(model.output)}; install "
+            "the versions of tf2onnx and onnxslim that constraints.txt names"
+        )
     return slim
 
 
 def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Type a graph in fp16 throughout, its inputs and outputs left as they are; for every release of TensorRT."""
+    """Convert a graph to fp16, except its inputs and outputs, in a form that every TensorRT release can build."""
     import onnx
     from onnxconverter_common import float16
 
@@ -64,10 +67,10 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
         min_positive_val=2**-25,
         max_finite_val=65504,
         keep_io_types=True,
-        # Min was not to be had in half precision once, and is today.
+        # ONNX Runtime supports Min in half precision by now.
         op_block_list=[kind for kind in float16.DEFAULT_OP_BLOCK_LIST if kind != "Min"],
     )
-    for node in half.graph.node:  # the converter leaves the casts that it finds, from the pixels to fp32
+    for node in half.graph.node:  # the converter does not change existing casts from pixels to fp32
         if node.name in casts:
             node.attribute[0].i = onnx.TensorProto.FLOAT16
     _keep_constants_after_outputs(half, model)
@@ -78,9 +81,9 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _keep_constants_after_outputs(half: onnx.ModelProto, model: onnx.ModelProto) -> None:
-    """Give the nodes that go on from an output, as the probability does from the logit, their fp32 constants back.
+    """Restore the fp32 constants of nodes that follow an output, such as the temperature between logit and probability.
 
-    Outputs stay fp32 and so does what is computed from them, but the converter halves the temperature all the same.
+    Outputs and all that is computed from them stay fp32, but the converter rounds these constants to fp16.
     """
     reached = {value.name for value in model.graph.output}
     constants = set()
@@ -97,20 +100,20 @@ def _keep_constants_after_outputs(half: onnx.ModelProto, model: onnx.ModelProto)
 def to_int8(
     model: onnx.ModelProto, calibration: npt.NDArray[np.uint8], finest: int, symmetric: bool = False
 ) -> onnx.ModelProto:
-    """Put a Quantize and a Dequantize around every tensor of the backbone; the head stays float.
+    """Add a Quantize and a Dequantize to every tensor of the backbone; the head stays in floating point.
 
     Parameters
     ----------
     model
-        fp32, its weights rounded by `quantize.round_weights`: to `REDUCED` steps, or 127 if `symmetric`.
+        fp32 graph with weights rounded by `quantize.round_weights`, to `REDUCED` steps, or to `FULL` if `symmetric`.
     calibration
-        (N, H, W, 1) uint8: the radiographs that set the ranges of activations, by their extremes.
+        (N, H, W, 1) uint8: the radiographs whose minima and maxima set the ranges of activations.
     finest
         Height of the finest feature map to quantise (pixels).
     symmetric
-        Signed activations of zero point 0 and float biases, as TensorRT wants them. Otherwise unsigned activations
-        and weights of 7 bits: ONNX Runtime's quickest kernels on x86 add pairs of products in 16 bits, which whole
-        8-bit weights overflow.
+        Signed activations with zero point 0 and float biases, as TensorRT requires. Otherwise unsigned activations
+        and 7-bit weights: the fastest kernels of ONNX Runtime on x86 add pairs of products in 16 bits, which full 8-bit
+        weights overflow.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
@@ -124,7 +127,7 @@ def to_int8(
             return None if image is None else {"image": image[np.newaxis]}
 
     chosen = _backbone(model, finest)
-    # It asks for a preparation that is done already: the graph is slim, its shapes are known.
+    # It warns that the model was not preprocessed, but the graph is already simplified and its shapes are known.
     with tempfile.TemporaryDirectory() as folder, quiet_native_stderr():
         path = Path(folder) / "int8.onnx"
         quantize_static(
@@ -139,13 +142,13 @@ def to_int8(
             extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": True, "QuantizeBias": not symmetric},
         )
         quantised = onnx.load(path)
-    del quantised.graph.value_info[:]  # shapes that every reader infers by itself; 19 kB
+    del quantised.graph.value_info[:]  # 19 kB of shapes that every reader can infer
     onnx.checker.check_model(quantised, full_check=True)
     return quantised
 
 
 def _backbone(model: onnx.ModelProto, finest: int) -> list[str]:
-    """Names of the nodes that lead to the last feature map, those of maps finer than `finest` pixels left out."""
+    """Names of the nodes that lead to the last feature map, without those whose maps are finer than `finest` pixels."""
     import onnx
 
     maker = {name: node for node in model.graph.node for name in node.output}
@@ -165,13 +168,13 @@ def _backbone(model: onnx.ModelProto, finest: int) -> list[str]:
 
 
 def write_onnx(model: onnx.ModelProto, path: Path, facts: str) -> None:
-    """Write an ONNX file with the manifest's facts inside, sealed over the whole file."""
+    """Write an ONNX file that contains the manifest's facts, sealed with a digest of the whole file."""
     import onnx
 
     del model.metadata_props[:]
     model.producer_name = "cxr-edge"
     content = model.SerializeToString()
-    appended = onnx.ModelProto()  # messages of protobuf merge where their bytes are put one after another
+    appended = onnx.ModelProto()  # concatenated protobuf messages merge
     entry = appended.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, seal(facts, content)
     path.write_bytes(content + appended.SerializeToString())

@@ -1,7 +1,7 @@
-"""Rounding to int8 that keeps what a network computes: weights first, the same for every format.
+"""Rounding of weights for int8, the same for every format, with little change of the network's outputs.
 
-Rounding each weight to its nearest step moves logits by more than rounding the activations does (docs/quantisation.md).
-Which way a weight is rounded is free; here the choice is made by what it does to the layer's output.
+Rounding each weight to the nearest step changes logits more than rounding the activations does (docs/quantisation.md).
+Each weight may be rounded up or down. Here the direction is chosen by its effect on the output of the layer.
 """
 
 from __future__ import annotations
@@ -16,51 +16,54 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float32]
 
-#: Share of the mean variance that is added to every variance, so that inputs that never vary do no harm.
+#: Largest integer of an int8 weight, when the range is symmetric.
+FULL = 127
+#: Share of the mean variance that is added to every variance, because constant inputs make the covariance singular.
 DAMPING = 0.01
-#: A kernel smaller than this gets one weight of this size. Some channels of trained networks are dead, all weights zero
-#: and a constant from the bias. Of an all-zero kernel quantisers make a scale so small that the bias overflows 32 bits.
+#: A kernel smaller than this gets one weight of this size. Some channels of trained networks are dead: all weights are
+#: zero, and the bias gives a constant. For such a kernel, quantisers choose a scale so small that the bias overflows.
 LEAST = 1e-4
-#: Calibration images that the rounding looks at; ranges are taken from all of them.
+#: Number of calibration images that the rounding uses; the ranges use all of them.
 IMAGES = 50
-#: Positions of a feature map that a layer's statistics are taken from, at most.
+#: Largest number of positions of a feature map that the statistics of a layer use.
 POSITIONS = 50_000
 
 
 def finest_integer_map(network: keras.Model) -> int:
-    """Height of the finest feature map that is computed in integers (pixels)."""
+    """Height in pixels of the finest feature map that is computed in integers."""
     return network.input_shape[1] // 4
 
 
 def float_layers(network: keras.Model) -> frozenset[str]:
     """The convolutions that an int8 file computes in float: those whose output is finer than a quarter of the image.
 
-    They hold 1 % of the weights or less. Their few inputs leave a rounding error nothing to be averaged with, and
-    integer kernels, which pad one input channel to eight, take longer than float ones.
+    They have at most 1 % of the weights. They have few inputs, so that rounding errors do not average out, and integer
+    kernels are slower than float ones there because they pad one input channel to eight.
     """
     finest = finest_integer_map(network)
     return frozenset(layer.name for layer in _convolutions(network) if layer.output.shape[1] > finest)
 
 
-def round_weights(network: keras.Model, images: npt.NDArray[np.uint8], steps: int = 127) -> keras.Model:
+def round_weights(network: keras.Model, images: npt.NDArray[np.uint8], steps: int = FULL) -> keras.Model:
     """Round the convolutions' weights to integers times a scale of each output channel.
 
-    Layer after layer, on what the rounded layers before it give: kernels as `round_kernel`, then the bias so that each
-    channel's mean is that of the exact network (bias correction, Nagel et al. 2019).
+    Layers are rounded in order, on the outputs of the rounded layers before them. First the kernel is rounded
+    (`round_kernel`). Then the bias is changed so that the mean of each channel equals that of the exact network (bias
+    correction, Nagel et al. 2019).
 
     Parameters
     ----------
     network
-        (N, H, W, 1) in [0, 255] -> (N, 1), batch norms folded; it stays as it is.
+        (N, H, W, 1) in [0, 255] -> (N, 1), with folded batch norms. It is not changed.
     images
         (N, H, W, 1) uint8 in [0, 255], calibration images.
     steps
-        Largest integer: 127, or 64 for kernels that add two products in 16 bits, as those of x86 without VNNI do.
+        Largest integer: `FULL`, or 64 for kernels that add two products in 16 bits, as on x86 without VNNI.
 
     Returns
     -------
-    The same network with other weights. Quantisers that take the largest weight of each output channel as the
-    end of its range find the integers again.
+    A copy of the network with rounded weights. Quantisers that take the largest weight of each output channel as the
+    end of its range recover the integers.
     """
     import keras
 
@@ -82,7 +85,7 @@ def round_weights(network: keras.Model, images: npt.NDArray[np.uint8], steps: in
         if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D) and layer.name not in kept:
             _round_layer(twin, inputs[0], target, steps)
         exact[layer.name], approximate[layer.name] = target, _call(twin, inputs)
-        for name in sources:  # feature maps that nothing reads any more
+        for name in sources:  # free feature maps that no later layer reads
             uses[name] -= 1
             if not uses[name]:
                 del exact[name], approximate[name]
@@ -90,20 +93,20 @@ def round_weights(network: keras.Model, images: npt.NDArray[np.uint8], steps: in
 
 
 def round_kernel(kernel: Array, covariance: Array, steps: int) -> Array:
-    """Round weights one input at a time, and let the inputs still to come make up for the error.
+    """Round weights one input at a time; the weights of later inputs compensate for the error.
 
-    GPTQ (Frantar et al. 2023), which minimises the squared error of the output over the calibration images.
+    This is GPTQ (Frantar et al. 2023), which minimises the squared error of the output over the calibration images.
 
     Parameters
     ----------
     kernel
-        (K, C): K inputs, C output channels.
+        (K, C) float32: K inputs, C output channels.
     covariance
-        (K, K) of the inputs. Not their second moment: what the means do, the bias corrects.
+        (K, K) float32, of the inputs. It is not their second moment, because the bias corrects the effect of the means.
 
     Returns
     -------
-    (K, C): integers in [-steps, steps] times max|kernel| / steps of each column, the largest weight itself among them.
+    (K, C) float32: integers in [-steps, steps] times max|kernel| / steps of each column. The largest weight is kept.
     """
     kernel = kernel.copy()
     kernel[0, np.abs(kernel).max(axis=0) < LEAST] = LEAST
@@ -114,7 +117,7 @@ def round_kernel(kernel: Array, covariance: Array, steps: int) -> Array:
     rest = kernel.astype(np.float64)
     chosen = np.empty_like(rest)
     for k in range(len(rest)):
-        ends = np.abs(kernel[k]) == largest  # stays, or a quantiser would find another scale
+        ends = np.abs(kernel[k]) == largest  # keep it, or a quantiser would find another scale
         nearest = np.clip(np.round(rest[k] / scale), -steps, steps)
         chosen[k] = np.where(ends, np.sign(kernel[k]) * steps, nearest)
         error = (rest[k] - chosen[k] * scale) / factor[k, k]
@@ -146,7 +149,7 @@ def _round_layer(layer: keras.layers.Layer, inputs: Any, target: Any, steps: int
 
 
 def _patches(layer: keras.layers.Layer, inputs: Any) -> Array:
-    """What each output position of a convolution sees: (positions, kernel height·width, input channels)."""
+    """The inputs of each output position of a convolution: (positions, kernel height·width, input channels)."""
     import tensorflow as tf
 
     (height, width), (down, right) = layer.kernel_size, layer.strides

@@ -1,4 +1,4 @@
-"""ONNX -> TensorRT FP16 plan, built on the device that will run it. Needs TensorRT and a GPU, no training framework."""
+"""ONNX -> TensorRT FP16 plan, built on the device that runs it; needs TensorRT and a GPU but no training framework."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 PLAN = "model.fp16.engine"
-#: From this release on, precision comes from the types of the network; before, from a builder flag.
+#: Since this release, precision follows the types of the network. Earlier releases have a builder flag.
 STRONGLY_TYPED_SINCE = (10, 12)
 WORKSPACE_MIB = 1024
 DEFAULT = PlanOptions()
 
 
 def is_strongly_typed(trt: Any) -> bool:
-    """Whether this TensorRT takes the fp16-typed ONNX (10.12 and on, 11) or the fp32 one with a flag (10.3)."""
+    """Whether this TensorRT builds from the fp16-typed ONNX file (10.12 and later) or from fp32 with a flag (10.3)."""
     release = tuple(int(part) for part in trt.__version__.split(".")[:2])
     return release >= STRONGLY_TYPED_SINCE or not hasattr(trt.BuilderFlag, "FP16")
 
@@ -37,30 +37,32 @@ def source_onnx(bundle: Bundle, typed: bool) -> ModelFile:
     Raises
     ------
     EngineError
-        If the bundle has none.
+        If the bundle has no such file.
     """
     precision = "fp16" if typed else "fp32"
     if source := bundle.find("onnx", precision):
         return source
-    raise EngineError(f"{bundle.folder}: has no {precision} ONNX file to build from; export with --format onnx")
+    raise EngineError(
+        f"{bundle.folder}: found no {precision} ONNX file to build from; export the bundle with --format onnx"
+    )
 
 
 def build_plan(bundle: Bundle, options: PlanOptions = DEFAULT, say: Callable[[str], None] = lambda line: None) -> Path:
-    """Build the FP16 plan of a bundle for this machine and write it, with its sidecar, into the bundle.
+    """Build the FP16 plan of a bundle for this machine, and write it and its sidecar into the bundle.
 
     Parameters
     ----------
     bundle, options
-        What to build, and what it shall be able to do.
+        What to build, and with which options.
     say
-        Is given the equal `trtexec` line.
+        Called with the equivalent `trtexec` command.
 
     Raises
     ------
     MissingExtraError, EngineError
         If TensorRT is not installed, there is no GPU, or the build fails.
     IntegrityError
-        If the ONNX file is not what the manifest vouches for.
+        If the ONNX file differs from the manifest.
     """
     here = this_target()
     import tensorrt as trt
@@ -77,7 +79,7 @@ def build_plan(bundle: Bundle, options: PlanOptions = DEFAULT, say: Callable[[st
 
 
 def timing_cache(here: Target) -> Path:
-    """Where the builder's measurements are kept: in the user's cache, for one release of TensorRT and one GPU."""
+    """Path of the builder's timing cache, in the user's cache folder: one for each TensorRT release and GPU."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cxr-edge"
     gpu = re.sub(r"\W+", "-", f"{here.gpu} {here.compute_capability}").lower()
     return folder / f"tensorrt-{here.tensorrt}-{gpu}.timing"
@@ -86,7 +88,7 @@ def timing_cache(here: Target) -> Path:
 def trtexec(
     onnx: Path, plan: Path, cache: Path, feed: InputContract, options: PlanOptions, typed: bool
 ) -> tuple[str, ...]:
-    """The command of NVIDIA's own tool that builds the same plan."""
+    """The command of NVIDIA's `trtexec` that builds the same plan."""
     shapes = _profile(feed, options.max_batch)
     sizes = [f"{feed.name}:{'x'.join(map(str, shape))}" for shape in shapes]
     return (
@@ -103,12 +105,12 @@ def trtexec(
 
 
 def _profile(feed: InputContract, max_batch: int) -> list[tuple[int, int, int, int]]:
-    """Smallest, usual and largest input shape."""
+    """Smallest, typical and largest input shape."""
     return [(count, feed.height, feed.width, feed.channels) for count in (1, max_batch, max_batch)]
 
 
 def _build(onnx: Path, feed: InputContract, options: PlanOptions, typed: bool, cache_path: Path) -> bytes:
-    """Run the builder, its progress on standard error; keep what it measured."""
+    """Run the builder, show its progress on standard error, and save its timing cache."""
     import tensorrt as trt
     from rich.console import Console
     from rich.progress import Progress
@@ -118,7 +120,9 @@ def _build(onnx: Path, feed: InputContract, options: PlanOptions, typed: bool, c
     network = builder.create_network(_network_flags(typed))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(onnx.read_bytes()):
-        raise EngineError(f"TensorRT cannot parse {onnx}: {parser.get_error(0)}")
+        raise EngineError(
+            f"{onnx}: TensorRT cannot parse it ({parser.get_error(0)}); export the bundle again, or upgrade TensorRT"
+        )
     config = _config(builder, feed, options, typed)
     cache = _use_timing_cache(config, cache_path)
     with Progress(console=Console(stderr=True), transient=True) as bars:
@@ -128,14 +132,14 @@ def _build(onnx: Path, feed: InputContract, options: PlanOptions, typed: bool, c
     if monitor.interrupted:
         raise KeyboardInterrupt
     if serialized is None:
-        raise EngineError("TensorRT could not build the plan; its log above says why")
+        raise EngineError(f"{onnx}: TensorRT could not build a plan; see its log above")
     measured: Any = cache.serialize()
     write_atomically(cache_path, bytes(measured))
     return bytes(serialized)
 
 
 def _network_flags(typed: bool) -> int:
-    """STRONGLY_TYPED where the release has it; networks of releases without the flag are typed anyway."""
+    """STRONGLY_TYPED where the release has this flag; without it, networks are always strongly typed."""
     import tensorrt as trt
 
     flag = trt.NetworkDefinitionCreationFlag.__members__.get("STRONGLY_TYPED")
@@ -148,7 +152,7 @@ def _config(builder: trt.Builder, feed: InputContract, options: PlanOptions, typ
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_MIB << 20)
     if not typed:
-        config.set_flag(trt.BuilderFlag.__members__["FP16"])  # by name: 11 has no such flag
+        config.set_flag(trt.BuilderFlag.__members__["FP16"])  # by name, because TensorRT 11 has no such flag
     if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     if options.hardware_compatible:
@@ -156,12 +160,14 @@ def _config(builder: trt.Builder, feed: InputContract, options: PlanOptions, typ
     profile = builder.create_optimization_profile()
     profile.set_shape(feed.name, *(trt.Dims(list(shape)) for shape in _profile(feed, options.max_batch)))
     if config.add_optimization_profile(profile) < 0:
-        raise EngineError(f"TensorRT refuses batches of {options.max_batch}; its log above says why")
+        raise EngineError(
+            f"TensorRT does not accept a batch size of {options.max_batch}; see its log above, or lower --max-batch"
+        )
     return config
 
 
 def _use_timing_cache(config: trt.IBuilderConfig, path: Path) -> trt.ITimingCache:
-    """Attach what earlier builds measured here; an empty cache if there is none, or it is of something else."""
+    """Attach the timing cache of earlier builds; an empty one if there is none or it does not match."""
     cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         cache = config.create_timing_cache(b"")
@@ -170,12 +176,12 @@ def _use_timing_cache(config: trt.IBuilderConfig, path: Path) -> trt.ITimingCach
 
 
 def _monitor(bars: Progress) -> Any:
-    """A progress monitor that shows each phase of the build as a bar while it lasts, and ends the build on Ctrl-C."""
+    """A progress monitor that shows a bar for each phase of the build and ends the build on Ctrl-C."""
     import tensorrt as trt
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)  # the bindings ask for this very call
+            trt.IProgressMonitor.__init__(self)  # the bindings require this call, not super()
             self.interrupted = False
             self._tasks: dict[str, Any] = {}
 
@@ -185,7 +191,7 @@ def _monitor(bars: Progress) -> Any:
         def step_complete(self, phase_name: str, step: int) -> bool:
             try:
                 bars.update(self._tasks[phase_name], completed=step + 1)
-            except KeyboardInterrupt:  # it would be lost in TensorRT; this ends the build
+            except KeyboardInterrupt:  # TensorRT would swallow it; False ends the build
                 self.interrupted = True
             return not self.interrupted
 

@@ -1,4 +1,4 @@
-"""Images that a file decides otherwise than the trained network."""
+"""Flips: images that a file and the trained network decide differently."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from cxr_edge.runtime.engines import Outputs
 
 @dataclass(frozen=True)
 class Flip:
-    """One image decided otherwise.
+    """One image that is decided differently.
 
     Attributes
     ----------
     row
-        Its place among the images verified on.
+        Its index among the verified images.
     reference, file
-        The probability that the trained network and the file give it, in [0, 1].
+        Its probability by the trained network and by the file, in [0, 1].
     thresholds
-        Operating point -> threshold, of those at which the decisions differ.
+        Operating point -> threshold, where the decisions differ.
     """
 
     row: int
@@ -32,7 +32,7 @@ class Flip:
 
 
 def find_flips(outputs: Outputs, reference: Outputs, points: Sequence[OperatingPoint]) -> list[Flip]:
-    """Every image that lies on another side of any threshold, the largest change first; NaN is on neither side."""
+    """Images on different sides of any threshold, the largest change first; NaN always counts as different."""
     flips = []
     for row, (mine, theirs) in enumerate(
         zip(outputs.probability.tolist(), reference.probability.tolist(), strict=True)

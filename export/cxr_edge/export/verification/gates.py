@@ -1,4 +1,4 @@
-"""The gates: what a file of each precision may differ by. Defaults here, overridden key by key in `gates.toml`."""
+"""Gates: how much a file may differ from the trained network, by precision. `gates.toml` overrides single limits."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from cxr_edge.common.limits import read_limits
+from cxr_edge.export.conversion.formats import gate_of
 from cxr_edge.export.verification.parity import Parity
-from cxr_edge.runtime.errors import UsageError
+from cxr_edge.runtime.bundles.bundle import ModelFile
+from cxr_edge.runtime.errors import BundleError, UsageError
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Limits for one precision; None does not limit.
+    """Limits for one precision; None means no limit.
 
-    Each is one of `HIGHEST` or `LEAST`; docs/gates.md says what each means.
+    Each field is a key of `HIGHEST` or `LEAST`. docs/gates.md explains them.
     """
 
     logit_max: float | None = None
@@ -32,7 +34,7 @@ class Gate:
     calibration_images: float | None = None
 
 
-#: Limits that what was measured must not exceed …
+#: Upper limits: the measured value must not exceed them.
 HIGHEST: Mapping[str, Callable[[Parity], float | None]] = {
     "logit_max": lambda p: p.logit_max,
     "probability_max": lambda p: p.probability_max,
@@ -44,7 +46,7 @@ HIGHEST: Mapping[str, Callable[[Parity], float | None]] = {
     "brier_rise": lambda p: p.brier_delta,
     "novelty_flip_rate": lambda p: None if p.novelty_flips is None else p.novelty_flips / p.images,
 }
-#: … and that it must reach.
+#: Lower limits: the measured value must reach them.
 LEAST: Mapping[str, Callable[[Parity], float | None]] = {
     "heatmap_rank_correlation": lambda p: p.heatmap_rank_correlation,
     "heatmap_iou": lambda p: p.heatmap_iou,
@@ -54,7 +56,7 @@ LEAST: Mapping[str, Callable[[Parity], float | None]] = {
 
 @dataclass(frozen=True)
 class Check:
-    """One limit, what was measured, and whether it held."""
+    """One limit, the measured value, and whether it passed."""
 
     name: str
     value: float
@@ -62,7 +64,7 @@ class Check:
     passed: bool
 
     def __str__(self) -> str:
-        return f"{self.name} is {self.value:.4g}, the gate's limit {self.limit:.4g}"
+        return f"{self.name} is {self.value:.4g}, the gate's limit is {self.limit:.4g}"
 
 
 DEFAULTS: Mapping[str, Gate] = {
@@ -75,34 +77,50 @@ DEFAULTS: Mapping[str, Gate] = {
 
 
 def load_gates(path: Path | None) -> Mapping[str, Gate]:
-    """The default gates, with the keys of a `gates.toml` put over them.
+    """The default gates, overridden by the keys of a `gates.toml`.
 
     Raises
     ------
     UsageError
-        If the file is not TOML, or has a table or key that means nothing: a misspelt limit must not pass silently.
+        If the file is not TOML, or has an unknown table or key: a misspelt limit must not be ignored.
     """
     if path is None:
         return DEFAULTS
     gates = dict(DEFAULTS)
     for precision, limits in read_limits(path, {field.name for field in fields(Gate)}).items():
         if precision not in DEFAULTS:
-            raise UsageError(f"{path}: [{precision}] is no precision; known: {', '.join(DEFAULTS)}")
+            raise UsageError(f"{path}: [{precision}] is not a gate; known: {', '.join(DEFAULTS)}")
         gates[precision] = replace(gates[precision], **limits)
     return gates
 
 
+def gate_for(file: ModelFile, gates: Mapping[str, Gate]) -> Gate:
+    """The gate that a file is held to.
+
+    Raises
+    ------
+    BundleError
+        If its precision has none.
+    """
+    if gate := gates.get(gate_of(file.precision)):
+        return gate
+    raise BundleError(
+        f"{file.path}: found the precision {file.precision!r}, which has no gate; expected {', '.join(gates)} or "
+        "another that this release exports; export the bundle again"
+    )
+
+
 def is_default_or_stricter(gate: Gate, precision: str) -> bool:
-    """Whether every default limit of a precision is there and none is looser; a limit of NaN lets nothing pass."""
+    """Whether a gate has every default limit of a precision and none is looser; nothing passes a limit of NaN."""
     for name in (*HIGHEST, *LEAST):
-        default, limit = getattr(DEFAULTS[precision], name), getattr(gate, name)
+        default, limit = getattr(DEFAULTS[gate_of(precision)], name), getattr(gate, name)
         if default is not None and (limit is None or (limit > default if name in HIGHEST else limit < default)):
             return False
     return True
 
 
 def check(parity: Parity, gate: Gate) -> list[Check]:
-    """Hold what was measured against a gate; a limit on what the file does not give binds nothing. NaN never passes."""
+    """Check the measured values against a gate. Limits on missing outputs are skipped; NaN never passes."""
     checks = []
     for name, measure in {**HIGHEST, **LEAST}.items():
         limit, value = getattr(gate, name), measure(parity)

@@ -1,4 +1,4 @@
-"""What `verify` found as JUnit XML, which CI systems show: one test suite a file, one test case a limit."""
+"""Results of `verify` as JUnit XML for CI systems: a test suite for each file, a test case for each limit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cxr_edge.export.verification.verify import FileResult, Verification
 
 
 def junit(verification: Verification) -> str:
-    """The XML document; a file that could not be run is an error, a limit that did not hold a failure."""
+    """The XML document. A file that could not run is an error; a limit that did not hold is a failure."""
     root = ElementTree.Element("testsuites", name="cxr-edge verify")
     for result in verification.files:
         root.append(_suite(result))

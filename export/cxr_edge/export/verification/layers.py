@@ -1,4 +1,4 @@
-"""Where does a file leave its reference? The error of every tensor, over real images, in the order of the graph."""
+"""Layer-by-layer comparison: the error of every tensor of a file against its reference, on real images."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.export.conversion.formats import gate_of
 from cxr_edge.export.verification.taps import Array, Tap, Tensor
 
-#: Images over which the error is measured.
+#: Number of images on which the error is measured.
 IMAGES = 16
-#: Below this many dB a tensor has left its reference: a relative error of 1e-4, 1.8 % and 10 %.
+#: Smallest acceptable SQNR (dB) by gate: a relative error of 1e-4, 1.8 % and 10 %.
 LIMITS: Mapping[str, float] = {"fp32": 80.0, "fp16": 35.0, "int8": 20.0}
-#: What no error at all counts as.
+#: SQNR of a tensor without any error (dB).
 EXACT = 200.0
-#: Values of a tensor that are looked at to find its counterpart.
+#: Number of values of a tensor that are compared to find its counterpart.
 SAMPLED = 20_000
-#: Worth of an equal shape alone, beside an agreement in [0, 1].
+#: Score of an equal shape, which is added to an agreement in [0, 1].
 SAME_SHAPE = 0.1
 
 
@@ -31,12 +32,11 @@ class Layer:
     Attributes
     ----------
     reference
-        The tensor of the reference that it is held against.
+        The tensor of the reference that it is compared with.
     sqnr
         Signal to quantisation noise ratio in dB, 10·log10(Σ reference² / Σ error²) over all images.
     loss
-        How many dB it lies below the worst of the tensors that it is computed from, which tells the error that this
-        layer adds; None where those are exact.
+        SQNR of its worst input minus its own (dB): the error that this layer adds. None if its inputs are exact.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """The errors of a file's tensors, in the order of its graph, against a reference."""
+    """The errors of a file's tensors against a reference, in the order of the file's graph."""
 
     reference: str
     images: int
@@ -62,7 +62,7 @@ class LayerReport:
 
     @property
     def worst(self) -> Layer:
-        """The tensor of least SQNR."""
+        """The tensor with the smallest SQNR."""
         return min(self.layers, key=lambda layer: layer.sqnr)
 
 
@@ -74,7 +74,7 @@ def measure_layers(
     Parameters
     ----------
     images
-        (N, H, W, 1) uint8; the first decides which tensor is whose counterpart.
+        (N, H, W, 1) uint8. The first image is used to find the counterpart of each tensor.
     """
     pairs = match(file, reference, images[:1])
     signal, noise = np.zeros(len(pairs)), np.zeros(len(pairs))
@@ -93,14 +93,13 @@ def measure_layers(
     for mine, theirs in pairs:
         loss = before[mine.name] - sqnr[mine.name] if before[mine.name] < EXACT else None
         layers.append(Layer(_short(mine.name), mine.operator, _short(theirs.name), sqnr[mine.name], loss))
-    return LayerReport(reference_name, len(images), LIMITS[precision], layers)
+    return LayerReport(reference_name, len(images), LIMITS[gate_of(precision)], layers)
 
 
 def match(file: Tap, reference: Tap, image: npt.NDArray[np.uint8]) -> list[tuple[Tensor, Tensor]]:
-    """Find each tensor's counterpart: the one of its name; for the others, the likeliest in the same order.
+    """Find the counterpart of each tensor: by its name, else by the most likely alignment in the same order.
 
-    Only tensors of the same shape can be counterparts, in whatever layout. Tensors that one side has fused away stay
-    without.
+    Counterparts have the same shape, up to the layout. Tensors that one side has fused away have no counterpart.
     """
     mine, theirs = file.run(image), reference.run(image)
 
@@ -117,7 +116,7 @@ def match(file: Tap, reference: Tap, image: npt.NDArray[np.uint8]) -> list[tuple
 
 
 def _namesakes(file: Sequence[Tensor], reference: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Pairs of the same name, where no other tensor of either side has it."""
+    """Pairs of tensors whose name is the same and unique on both sides."""
     mine, theirs = (Counter(_plain(tensor.name) for tensor in side) for side in (file, reference))
     named = {_plain(tensor.name): tensor for tensor in reference}
     unique = {name for name in named if mine[name] == theirs[name] == 1}
@@ -127,7 +126,7 @@ def _namesakes(file: Sequence[Tensor], reference: Sequence[Tensor]) -> list[tupl
 def _align(
     file: Sequence[Tensor], reference: Sequence[Tensor], likeness: npt.NDArray[np.float64]
 ) -> list[tuple[Tensor, Tensor]]:
-    """The alignment of two sequences of most likeness (Needleman and Wunsch 1970)."""
+    """The alignment of two sequences with the largest total likeness (Needleman and Wunsch 1970)."""
     i, j = len(file), len(reference)
     best = np.zeros((i + 1, j + 1))
     for row, column in np.ndindex(i, j):
@@ -147,18 +146,18 @@ def _align(
 
 
 def _likeness(values: Array, expected: Array) -> float:
-    """Above 0 where the shapes are the same in some layout."""
+    """Likeness of two tensors; above 0 if their shapes are equal in some layout."""
     if values.size != expected.size:
         return 0.0
     wanted = np.squeeze(expected)
     try:
         return SAME_SHAPE + max(_agreement(_as_laid_out(values, wanted), wanted), 0.0)
-    except ValueError:  # another shape
+    except ValueError:  # different shapes
         return 0.0
 
 
 def _as_laid_out(values: Array, wanted: Array) -> Array:
-    """Bring (1, …) to the shape of `wanted`, channels first or last, whichever resembles it more."""
+    """Convert (1, …) to the shape of `wanted`, with the channel order that agrees better with it."""
     found = np.squeeze(values)
     layouts = [found] + ([np.moveaxis(found, 0, -1), np.moveaxis(found, -1, 0)] if found.ndim == 3 else [])
     fitting = [layout for layout in layouts if layout.shape == wanted.shape]
@@ -168,15 +167,15 @@ def _as_laid_out(values: Array, wanted: Array) -> Array:
 
 
 def _agreement(a: Array, b: Array) -> float:
-    """2·Σab / (Σa² + Σb²), of every n-th value: 1 where equal, less for another offset, scale or pattern."""
-    step = max(1, a.size // SAMPLED) | 1  # odd: sizes are even, and an even step would see every other column only
+    """2·Σab / (Σa² + Σb²) of every n-th value: 1 if equal, less if offset, scale or pattern differ."""
+    step = max(1, a.size // SAMPLED) | 1  # odd: sizes are even, and an even step would miss every other column
     a, b = (np.ravel(x)[::step].astype(np.float64) for x in (a, b))
     energy = float(a @ a + b @ b)
     return 2 * float(a @ b) / energy if energy > 0 else 1.0
 
 
 def _before(tensors: Sequence[Tensor], sqnr: Mapping[str, float]) -> dict[str, float]:
-    """For each tensor the worst SQNR among those that it is computed from, through those without a counterpart."""
+    """For each tensor, the worst SQNR of its inputs. An input without a counterpart is replaced by its own inputs."""
     reached: dict[str, float] = {}
     before = {}
     for tensor in tensors:

@@ -1,4 +1,4 @@
-"""How near the activations of a network come to the ends of half precision, on real images."""
+"""How close the activations of a network come to the limits of half precision, on real images."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.common.dataset import evenly, read_dataset, read_pixels
+from cxr_edge.export.verification.taps import open_with_outputs
 from cxr_edge.runtime.bundles.bundle import Bundle
 from cxr_edge.runtime.errors import EngineError, MissingExtraError
 
-#: Largest finite value of half precision (IEEE 754-2019, binary16), and its smallest that keeps all 11 digits.
+#: Largest finite value of half precision (IEEE 754-2019, binary16), and its smallest normal value.
 LARGEST, SMALLEST_NORMAL = 65504.0, 2.0**-14
-#: Images that were not looked at may give larger activations: by this factor at most, we assume.
+#: Other images may give larger activations. We assume that they are larger by this factor at most.
 MARGIN = 4.0
 
 
@@ -29,17 +30,17 @@ class Magnitude:
 
     @property
     def overflows(self) -> bool:
-        """Whether it comes within the margin of what half precision can hold (or is not finite at all)."""
+        """Whether it exceeds the range of half precision, with the margin, or is not finite."""
         return not self.largest * MARGIN <= LARGEST
 
     @property
     def vanishes(self) -> bool:
-        """Whether all of it is so small that half precision drops digits."""
+        """Whether the whole tensor is so small that half precision loses digits."""
         return 0 < self.largest < SMALLEST_NORMAL
 
 
 def check_overflow(bundle: Bundle, data: Path, count: int) -> list[Magnitude]:
-    """Magnitudes of a bundle's fp32 ONNX file on `count` radiographs of a data set, spread evenly over it.
+    """Measure the activations of a bundle's fp32 ONNX file on `count` radiographs, evenly spread over a data set.
 
     Raises
     ------
@@ -50,21 +51,23 @@ def check_overflow(bundle: Bundle, data: Path, count: int) -> list[Magnitude]:
     """
     source = bundle.find("onnx", "fp32")
     if source is None:
-        raise EngineError(f"{bundle.folder}: has no fp32 ONNX file to look into; export with --format onnx")
+        raise EngineError(
+            f"{bundle.folder}: found no fp32 ONNX file, expected one; export the bundle with --format onnx"
+        )
     feed = bundle.manifest.input
     pixels = read_pixels(evenly(read_dataset(data, ("train", "val")), count), feed.height, feed.width)
     return activation_magnitudes(bundle.check(source), pixels)
 
 
 def activation_magnitudes(onnx_file: Path, images: Iterable[npt.NDArray[np.uint8]]) -> list[Magnitude]:
-    """Run an fp32 ONNX file with every intermediate tensor as an output, through ONNX Runtime without fusing.
+    """Run an fp32 ONNX file in ONNX Runtime without fusion, with every intermediate tensor as an output.
 
     Parameters
     ----------
     onnx_file
-        With one input.
+        Model file with one input.
     images
-        Each (height, width, 1) uint8 in [0, 255]; run one by one, because all activations are held at once.
+        Each (height, width, 1) uint8 in [0, 255]. They run one by one, because all activations stay in memory.
 
     Returns
     -------
@@ -84,17 +87,14 @@ def activation_magnitudes(onnx_file: Path, images: Iterable[npt.NDArray[np.uint8
 
     model = onnx.load(onnx_file)
     operators = {name: node.op_type for node in model.graph.node for name in node.output if name}
-    given = {value.name for value in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in operators if name not in given)
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_with_outputs(model, operators, options)
     names = [value.name for value in session.get_outputs() if value.type == "tensor(float)"]
     largest = np.zeros(len(names))
     for image in images:
         found = session.run(names, {session.get_inputs()[0].name: image[np.newaxis]})
-        # The larger of two, one of which is not a number, is not a number: it must not be lost.
+        # np.maximum keeps NaN, so that no NaN is lost.
         largest = np.maximum(largest, [np.abs(values).max(initial=0) for values in found])
     ordered = np.argsort(-largest)
     return [Magnitude(names[i], operators[names[i]], float(largest[i])) for i in ordered]

@@ -1,4 +1,4 @@
-"""What `verify` found as one self-contained HTML page, with the flipped images seen by both sides."""
+"""Results of `verify` as a self-contained HTML page, with both heatmaps of each flipped image."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from cxr_edge.runtime.explanation.gradcam import overlay
 from cxr_edge.runtime.files import write_atomically
 from cxr_edge.runtime.imaging.image import read_image
 
-#: Flipped images that are shown of each file: those whose probability changed most.
+#: Number of flipped images shown for each file: those whose probability changed most.
 SHOWN = 12
+#: JPEG quality of the pictures.
 QUALITY = 80
 
 
 @dataclass(frozen=True)
 class FlippedImage:
-    """A flipped image: its heatmap pictures as JPEG, by the trained network and by the file."""
+    """A flipped image, with the heatmaps of the trained network and of the file as JPEG."""
 
     name: str
     truth: str
@@ -37,7 +38,7 @@ class FlippedImage:
 
 
 def write_page(path: Path, verification: Verification) -> None:
-    """Render the page; pictures are embedded, so that it can be sent as it is."""
+    """Write the page. Pictures are embedded in it."""
     ran = [result for result in verification.files if result.outputs]
     page = render_page(
         "cxr_edge.export",
@@ -55,7 +56,7 @@ def write_page(path: Path, verification: Verification) -> None:
 
 
 def flipped(verification: Verification, result: FileResult) -> list[FlippedImage]:
-    """The flipped images of a file with both heatmaps, up to `SHOWN`."""
+    """Up to `SHOWN` flipped images of a file, with both heatmaps."""
     assert result.outputs is not None
     shown = []
     for flip in result.flips[:SHOWN]:

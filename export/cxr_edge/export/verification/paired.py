@@ -1,4 +1,4 @@
-"""Paired statistics: two classifiers on the same images."""
+"""Paired statistics of two classifiers on the same images."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from cxr_edge.common.statistics import Floats, Labels
 
 
 def mcnemar(labels: Labels, decided: npt.NDArray[np.bool_], expected: npt.NDArray[np.bool_]) -> float:
-    """P-value of equal error rates of two classifiers: McNemar's exact test (1947) on the discordant pairs.
+    """P-value of the hypothesis that two classifiers have equal error rates: McNemar's exact test (1947).
 
     Parameters
     ----------
     decided, expected
-        (N,) decisions for class 1, of the one and of the other.
+        (N,) decisions for class 1 by each classifier.
     """
     from scipy.stats import binomtest
 
@@ -24,9 +24,9 @@ def mcnemar(labels: Labels, decided: npt.NDArray[np.bool_], expected: npt.NDArra
 
 
 def delong(labels: Labels, score: Floats, reference: Floats) -> float:
-    """P-value of equal AUCs of two scores (DeLong et al. 1988), by ranks (Sun and Xu 2014).
+    """P-value of the hypothesis that two scores have equal AUCs (DeLong et al. 1988), by ranks (Sun and Xu 2014).
 
-    NaN where a class has fewer than two images; 1 where the AUCs are equal.
+    It is NaN if a class has fewer than two images, and 1 if the AUCs are equal.
     """
     from scipy.stats import norm, rankdata
 

@@ -1,4 +1,4 @@
-"""Does an exported file decide as the trained network does? Measured on whole data sets, from the image file on."""
+"""Differences between an exported file and the trained network, measured on image files of a data set."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from cxr_edge.runtime.predictor import Predictor
 
 RESAMPLES = 1000
 TOP_SHARE = 0.2
-#: Heatmaps whose peak contributes less than this to the logit say "nothing here"; two of them agree.
+#: A heatmap whose peak contributes less than this to the logit is empty; two empty heatmaps agree.
 EMPTY_LOGIT = 1e-3
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How one file differs from the trained network on N labelled images.
+    """Differences between one file and the trained network on labelled images.
 
     Attributes
     ----------
     logit_max
-        Largest |Δlogit|; like the figures of novelty and heatmap below, None if the file does not give it.
+        Largest |Δlogit|. Like the values of novelty and heatmap below, it is None if the file lacks the output.
     probability_max, probability_p99
         Largest and 99th percentile of |Δprobability|.
     flips, mcnemar_p
-        Operating point -> number of images decided otherwise; p-value that both are wrong equally often.
+        Operating point -> number of images decided differently; p-value of equal error rates.
     auc, auc_delta, auc_interval, delong_p
-        Of the file, and minus the network's, by logit, because probabilities near 1 tie in float32; 95 % interval of a
-        paired percentile bootstrap over images; p-value that both AUCs are equal.
+        AUC of the file; the difference, file minus network; its 95 % interval by a paired percentile bootstrap over
+        images; the p-value of equal AUCs. All use logits, because probabilities near 1 tie in float32.
     sensitivity_delta, specificity_delta
         At the default operating point, file minus network.
     ece, ece_delta, brier, brier_delta
-        Expected calibration error and Brier score of the file, and minus the network's; less is better.
+        Expected calibration error and Brier score of the file, and the difference, file minus network. Lower is better.
     calibration_images
-        Radiographs that set the int8 ranges of the bundle.
+        Number of radiographs that set the int8 ranges of the bundle.
     novelty_flips
-        Images that count as in distribution by one and not by the other.
+        Number of images that are in distribution for one but not for the other.
     heatmap_rank_correlation
         Median over images of Spearman's rho of the heatmap's cells.
     heatmap_iou
@@ -77,16 +77,16 @@ class Parity:
 
     @property
     def flip_rate(self) -> float:
-        """Share of images decided otherwise, at the worst operating point."""
+        """Share of images decided differently, at the worst operating point."""
         return max(self.flips.values()) / self.images
 
 
 def run_file(predictor: Predictor, images: Sequence[LabelledImage], tick: Callable[[], None]) -> Outputs:
-    """Run a file in its engine over image files, the runtime's whole way; `tick` is called for each image."""
+    """Run a file on image files, with the runtime's decoding and resizing; calls `tick` for each image."""
     predictions = []
     for result in predictor.predict_many(image.path for image in images):
         if isinstance(result, ImageError):
-            raise DataError(f"an image cannot be read; repair or remove it: {result}")
+            raise DataError(f"{result}; repair the image or remove it from the data set")
         predictions.append(result)
         tick()
     return Outputs(
@@ -106,14 +106,20 @@ def compare(
     manifest: Manifest,
     given: Collection[str] = OUTPUTS,
 ) -> Parity:
-    """Measure a file's outputs, as far as it gives them, against the reference's, image by image."""
+    """Compare the outputs of a file with those of the reference.
+
+    Parameters
+    ----------
+    given
+        Names of the outputs that the file has.
+    """
     points = manifest.operating_points
     change = np.abs(outputs.probability - reference.probability)
     area = roc_auc(labels, outputs.logit)
     ece, squared = calibration_error(labels, outputs.probability), brier(labels, outputs.probability)
-    threshold = points[0].threshold
+    decisions = {p.name: (outputs.probability >= p.threshold, reference.probability >= p.threshold) for p in points}
+    decided, expected = decisions[points[0].name]
     sick, healthy = labels == 1, labels == 0
-    decided, expected = outputs.probability >= threshold, reference.probability >= threshold
     return Parity(
         file=file,
         backend=backend,
@@ -122,10 +128,7 @@ def compare(
         probability_max=_largest(change),
         probability_p99=float(np.quantile(change, 0.99)),
         flips={point.name: count_flips(outputs, reference, point.threshold) for point in points},
-        mcnemar_p={
-            p.name: mcnemar(labels, outputs.probability >= p.threshold, reference.probability >= p.threshold)
-            for p in points
-        },
+        mcnemar_p={name: mcnemar(labels, *pair) for name, pair in decisions.items()},
         auc=area,
         auc_delta=area - roc_auc(labels, reference.logit),
         auc_interval=auc_delta_interval(labels, outputs.logit, reference.logit),
@@ -144,7 +147,7 @@ def compare(
 
 
 def count_flips(outputs: Outputs, reference: Outputs, threshold: float) -> int:
-    """Images that lie on the other side of a threshold; NaN counts, as it decides for neither."""
+    """Number of images on different sides of a threshold; NaN always counts as a flip."""
     decided = outputs.probability >= threshold
     return int(np.sum((decided != (reference.probability >= threshold)) | np.isnan(outputs.probability)))
 
@@ -160,7 +163,7 @@ def _median_agreement(
 
 
 def auc_delta_interval(labels: Labels, score: Floats, reference: Floats) -> tuple[float, float]:
-    """95 % interval of the difference of two AUCs on the same images: paired percentile bootstrap (Efron 1979)."""
+    """95 % interval of the difference of two AUCs on the same images by a paired percentile bootstrap (Efron 1979)."""
     random = np.random.default_rng(0)
     deltas = []
     for _ in range(RESAMPLES):
@@ -173,7 +176,7 @@ def auc_delta_interval(labels: Labels, score: Floats, reference: Floats) -> tupl
 def rank_correlation(maps: Floats, reference: Floats) -> Floats:
     """Spearman's rho of each pair of heatmaps: (N, h, w) twice -> (N,) in [-1, 1].
 
-    Two empty maps agree (1). An empty or flat map and another one do not (0).
+    Two empty maps give 1. An empty or flat map and another one give 0.
     """
     correlation = np.nan_to_num(rank_correlations(maps, reference))
     return np.where(_both_empty(maps, reference), 1.0, correlation)
@@ -202,5 +205,5 @@ def _both_empty(maps: Floats, reference: Floats) -> npt.NDArray[np.bool_]:
 
 
 def _largest(values: Floats) -> float:
-    """Maximum in which NaN counts as infinitely wrong."""
+    """Maximum; NaN counts as infinity."""
     return float(np.nan_to_num(values, nan=np.inf).max())

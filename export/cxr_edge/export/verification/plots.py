@@ -1,4 +1,4 @@
-"""The diagrams of a verification, as PNG files in memory."""
+"""Diagrams of a verification as PNG files in memory."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from cxr_edge.export.verification.layers import LayerReport
 from cxr_edge.runtime.bundles.bundle import OperatingPoint
 from cxr_edge.runtime.engines.base import FloatArray
 
-#: Smaller changes of a probability are drawn here.
+#: Changes of a probability below this are drawn at this value.
 NO_CHANGE = 1e-8
-#: Width and height of a diagram, and of a wide one (inches).
+#: Width and height of a diagram and of a wide diagram (inches).
 SIZE, WIDE = (5.2, 4), (11, 4)
 
 
 def draw_changes(reference: FloatArray, files: Mapping[str, FloatArray]) -> bytes:
-    """Share of images whose |Δprobability| is larger than x, a line for each file."""
+    """Share of images with a |Δprobability| above x, one line for each file."""
 
     def draw(axes: Any) -> None:
         axes.grid(alpha=0.3)
         for name, probability in files.items():
             change = np.sort(np.maximum(np.nan_to_num(np.abs(probability - reference), nan=1), NO_CHANGE))
             axes.step(change, 1 - np.arange(len(change)) / len(change), where="pre", label=name)
-        axes.set(xscale="log", yscale="log", xlabel="|Δprobability|", ylabel="share of images at least so far off")
+        axes.set(xscale="log", yscale="log", xlabel="|Δprobability|", ylabel="share of images with a change ≥ x")
         axes.legend(fontsize=8)
 
     return draw_png(draw, *SIZE)
 
 
 def draw_probabilities(reference: FloatArray, file: FloatArray, points: Sequence[OperatingPoint]) -> bytes:
-    """The file's probability of each image against the trained network's; flipped images lie in the red quarters."""
+    """Probability of each image by the file against that by the trained network; flipped images are red."""
 
     def draw(axes: Any) -> None:
         axes.grid(alpha=0.3)
@@ -54,7 +54,7 @@ def draw_probabilities(reference: FloatArray, file: FloatArray, points: Sequence
 
 
 def draw_layers(report: LayerReport) -> bytes:
-    """SQNR of every tensor in the order of the graph; the first below the limit is marked."""
+    """SQNR of every tensor in the order of the graph; the first tensor below the limit is marked."""
 
     def draw(axes: Any) -> None:
         axes.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""A file is called int8 only if it is: its convolutions take integers in, they do not just store their weights so."""
+"""Check that a file labelled int8 computes with integers, and does not only store its weights as integers."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from cxr_edge.runtime.bundles.bundle import ModelFile
 from cxr_edge.runtime.errors import BundleError
 from cxr_edge.runtime.quiet import quiet_native_stderr
 
-#: Share of the convolutions that must compute on integers: a few sensitive ones may stay in floating point.
+#: Smallest share of convolutions that compute with integers. A few sensitive ones may stay in floating point.
 LEAST_INTEGER = 0.5
 
 
 def check_precision(path: Path, file: ModelFile) -> None:
-    """Refuse a file labelled int8 that computes in floating point, as a dynamic-range or weight-only file does.
+    """Reject a file labelled int8 that computes in floating point, such as a dynamic-range or weight-only file.
 
     Raises
     ------
     BundleError
-        If less than `LEAST_INTEGER` of its convolutions take integer activations.
+        If fewer than `LEAST_INTEGER` of its convolutions have integer activations.
     """
     if file.precision != "int8" or file.engine not in ("litert", "onnx"):
         return
@@ -26,12 +26,12 @@ def check_precision(path: Path, file: ModelFile) -> None:
     if sum(integer) < LEAST_INTEGER * len(integer) or not integer:
         raise BundleError(
             f"{path}: called int8, but {len(integer) - sum(integer)} of its {len(integer)} convolutions compute on "
-            "floating-point activations: quantised weights alone (dynamic range) are not int8; export it again"
+            "floating-point activations; quantised weights alone (dynamic range) are not int8; export it again"
         )
 
 
 def _tflite_convolutions(path: Path) -> list[bool]:
-    """For each convolution whether its input is an integer tensor."""
+    """For each convolution, whether its input is an integer tensor."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     with quiet_native_stderr():
@@ -44,7 +44,7 @@ def _tflite_convolutions(path: Path) -> list[bool]:
 
 
 def _onnx_convolutions(path: Path) -> list[bool]:
-    """For each convolution whether it is quantised with fixed ranges: QLinearConv, or Conv of what is dequantised."""
+    """For each convolution, whether it has fixed ranges: QLinearConv, or Conv of a dequantised tensor."""
     import onnx
 
     nodes = onnx.load(path, load_external_data=False).graph.node

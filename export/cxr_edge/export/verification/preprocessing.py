@@ -1,4 +1,4 @@
-"""Preprocessing parity: what changes for the trained network when another library decodes and resizes."""
+"""Preprocessing parity: the effect of decoding and resizing by another library on the trained network."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class PreprocessingParity:
-    """Our decoding and resizing against another loader's, and what the trained network makes of the difference.
+    """Differences between the runtime's decoding and resizing and those of another loader.
 
     Attributes
     ----------
     pixel_max, pixel_mean
-        Largest and mean difference of pixels in [0, 255].
+        Largest and mean absolute difference of pixels in [0, 255].
     probability_max, flips
-        Largest |Δprobability|, and decisions that differ at the default operating point.
+        Largest |Δprobability| of the trained network, and number of flips at the default operating point.
     """
 
     loader: str
@@ -43,12 +43,12 @@ def compare_loaders(
     network: Callable[[Pixels], Outputs],
     point: OperatingPoint,
 ) -> list[PreprocessingParity]:
-    """Feed the trained network with the same image files by each of `LOADERS`.
+    """Feed the trained network with the same image files, loaded by each of `LOADERS`.
 
     Parameters
     ----------
     pixels, ours
-        (N, H, W, 1) uint8 as we read the images, and what the network says of them.
+        (N, H, W, 1) uint8 as read by the runtime, and the outputs of the network for them.
     """
     height, width = pixels.shape[1:3]
     results = []
@@ -87,8 +87,8 @@ def _keras(path: Path, height: int, width: int, interpolation: str) -> Pixels:
     return np.asarray(image, np.uint8)[:, :, np.newaxis]
 
 
-#: What others would read an image with. Keras' `load_img` takes the nearest pixel unless told otherwise; its data sets
-#: interpolate bilinearly.
+#: Other ways to load an image. `load_img` of Keras takes the nearest pixel by default; its data sets interpolate
+#: bilinearly.
 LOADERS: dict[str, Callable[[Path, int, int], Pixels]] = {
     "Pillow, box filter": _pillow,
     "Keras load_img, nearest (its default)": lambda path, h, w: _keras(path, h, w, "nearest"),

@@ -1,4 +1,4 @@
-"""What the trained network itself says, by Keras and autodiff."""
+"""The reference: outputs of the trained network, computed with Keras and autodiff."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
     from cxr_edge.common.run import Novelty
 
-#: Images that the Keras network sees at once.
+#: Batch size of the Keras network.
 BATCH = 32
 
 
 class Reference:
-    """What the trained network itself says, by Keras and autodiff: the standard that every exported file is held to.
+    """Runs the trained network with Keras and autodiff; every exported file is compared with it.
 
-    It shares no line with the deployment graph. Grad-CAM is the textbook one (Selvaraju et al. 2017), by GradientTape.
+    It shares no code with the deployment graph. Grad-CAM (Selvaraju et al. 2017) is computed with GradientTape.
     """
 
     def __init__(self, network: keras.Model, temperature: float, novelty: Novelty) -> None:
@@ -35,7 +35,7 @@ class Reference:
         self._novelty = novelty
 
     def run(self, images: npt.NDArray[np.uint8], progress: Callable[[int], None] = lambda done: None) -> Outputs:
-        """Decide and explain (N, H, W, 1) uint8; `progress` is told how many images are done."""
+        """Compute the outputs of (N, H, W, 1) uint8 images; calls `progress` with the number of finished images."""
         parts = []
         for start in range(0, len(images), BATCH):
             parts.append(self._run_batch(images[start : start + BATCH]))

@@ -1,4 +1,4 @@
-"""What `verify` found, as tables: for a terminal, as Markdown; the HTML page takes the same rows."""
+"""Results of `verify` as tables for the terminal and in Markdown; the HTML page has the same rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLUMNS = (
 
 
 def print_verification(verification: Verification, console: Console) -> None:
-    """Print the table, and below it why what failed did."""
+    """Print the table, and below it the reason of each failure."""
     table = Table(title=f"against the trained network, {verification.images} images", title_justify="left")
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("file", "gate") else "right", no_wrap=True)
@@ -35,7 +35,7 @@ def print_verification(verification: Verification, console: Console) -> None:
 
 
 def markdown(verification: Verification) -> str:
-    """The table as GitHub shows it in a job's summary."""
+    """The table as Markdown, for the summary of a GitHub job."""
     verdict = "passed" if verification.passed else "**FAILED**"
     name, images = verification.manifest.name, verification.images
     lines = [
@@ -52,7 +52,7 @@ def markdown(verification: Verification) -> str:
 
 
 def cells(result: FileResult) -> list[str]:
-    """One row, in the order of `COLUMNS`."""
+    """One row of the table, in the order of `COLUMNS`."""
     verdict = "passed" if result.passed else "FAILED"
     p = result.parity
     if p is None:
@@ -77,12 +77,12 @@ def cells(result: FileResult) -> list[str]:
 
 
 def _or_dash(value: float | None, how: str) -> str:
-    """A figure, unless the file does not give what it is of."""
+    """A formatted value; a dash if the file lacks the output."""
     return "-" if value is None else format(value, how)
 
 
 def preprocessing_line(parity: PreprocessingParity) -> str:
-    """One loader, in a sentence."""
+    """A sentence about one loader."""
     return (
         f"read by {parity.loader}, {parity.images} images: pixels differ by {parity.pixel_max} at most, "
         f"{parity.pixel_mean:.4f} on average; {parity.flips} decisions flipped, max |Δp| {parity.probability_max:.4f}"
@@ -90,7 +90,7 @@ def preprocessing_line(parity: PreprocessingParity) -> str:
 
 
 def summary(report: LayerReport) -> str:
-    """Where a file leaves its reference, in a sentence."""
+    """A sentence about where a file departs from its reference."""
     if not report.layers:
         return f"no tensor has a counterpart in {report.reference}"
     if (layer := report.first_to_leave) is None:
@@ -104,7 +104,7 @@ def summary(report: LayerReport) -> str:
 
 
 def _print_layers(path: str, report: LayerReport, console: Console) -> None:
-    """One line; every tensor where the file leaves its reference."""
+    """Print one line, and all tensors if the file departs from its reference."""
     console.print(f"{path}: {summary(report)}", highlight=False, markup=False)
     if report.first_to_leave is None:
         return

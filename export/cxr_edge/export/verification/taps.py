@@ -1,12 +1,12 @@
-"""Every activation of a network, readable: of the trained Keras network, of an ONNX file, of a TFLite file.
+"""Reading every activation of a network: of the trained Keras network, an ONNX file or a TFLite file.
 
-Files are run by kernels that leave intermediate tensors in place: ONNX Runtime with every tensor as an output, which
-keeps it from fusing, and LiteRT without its delegate. What is quantised is read dequantised.
+Files run with kernels that keep intermediate tensors: ONNX Runtime with every tensor as an output, which prevents
+fusion, and LiteRT without its delegate. Quantised tensors are read dequantised.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,9 +18,11 @@ from cxr_edge.runtime.quiet import quiet_native_stderr
 
 if TYPE_CHECKING:
     import keras
+    import onnx
+    import onnxruntime as ort
 
 Array = npt.NDArray[np.floating[Any]]
-#: Operators that hand values on as they are, or only round them. They are no layers: what they give is their input's.
+#: Operators that pass values on, or only round them. They do not count as layers.
 PASSING = {
     "cast", "dequantize", "dequantizelinear", "dropout", "expand_dims", "flatten", "identity", "inputlayer", "quantize",
     "quantizelinear", "reshape", "squeeze", "transpose", "unsqueeze",
@@ -29,7 +31,7 @@ PASSING = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """An activation: what it is called, the operator that gives it, the activations that this one is computed from."""
+    """An activation: its name, the operator that computes it, and the activations that it is computed from."""
 
     name: str
     operator: str
@@ -48,14 +50,27 @@ class Tap(Protocol):
 
 
 def open_tap(path: Path) -> Tap | None:
-    """The tap of a model file; None for a format that keeps its tensors to itself (TensorRT)."""
+    """The tap of a model file; None for a format whose tensors cannot be read (TensorRT)."""
     if path.suffix == ".onnx":
         return OnnxTap(path)
     return LiteRTTap(path) if path.suffix == ".tflite" else None
 
 
+def open_with_outputs(
+    model: onnx.ModelProto, tensors: Iterable[str], options: ort.SessionOptions
+) -> ort.InferenceSession:
+    """Open an ONNX model in ONNX Runtime on the CPU, with more of its tensors as outputs. Changes the model."""
+    import onnx
+    import onnxruntime as ort
+
+    present = {output.name for output in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in present)
+    options.log_severity_level = 3
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
 class KerasTap:
-    """The layers of the trained network."""
+    """Reads the layers of the trained network."""
 
     def __init__(self, network: keras.Model) -> None:
         import keras
@@ -71,7 +86,7 @@ class KerasTap:
 
 
 class OnnxTap:
-    """An ONNX file; of a tensor that is quantised and dequantised, the latter is read."""
+    """Reads an ONNX file; a tensor that is quantised and dequantised is read after dequantisation."""
 
     def __init__(self, path: Path) -> None:
         import onnx
@@ -84,12 +99,9 @@ class OnnxTap:
         for kind, _, outputs in operators:
             if kind == "DequantizeLinear" and source.get(outputs[0]) in self._read:
                 self._read[source[outputs[0]]] = outputs[0]
-        present = {output.name for output in model.graph.output}
-        model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in self._read.values() if n not in present)
         options = ort.SessionOptions()
-        options.log_severity_level = 3
         options.intra_op_num_threads = 1
-        self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        self._session = open_with_outputs(model, self._read.values(), options)
         self._input = model.graph.input[0].name
 
     def run(self, image: npt.NDArray[np.uint8]) -> Mapping[str, Array]:
@@ -99,12 +111,12 @@ class OnnxTap:
 
 
 class LiteRTTap:
-    """A TFLite file; integer tensors are read dequantised."""
+    """Reads a TFLite file; integer tensors are read dequantised."""
 
     def __init__(self, path: Path) -> None:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-        plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES  # a delegate keeps its tensors to itself
+        plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES  # a delegate hides its tensors
         with quiet_native_stderr():
             self._interpreter = Interpreter(
                 str(path), experimental_op_resolver_type=plain, experimental_preserve_all_tensors=True
@@ -112,7 +124,7 @@ class LiteRTTap:
             self._interpreter.allocate_tensors()
         details = {d["index"]: d for d in self._interpreter.get_tensor_details()}
         self._input = self._interpreter.get_input_details()[0]["index"]
-        # Indices tell tensors apart; names need not.
+        # Names need not be unique; indices are.
         name = {index: f"{d['name']} #{index}" for index, d in details.items()}
         operators = [
             (op["op_name"], tuple(name.get(i, "") for i in op["inputs"]), tuple(name[i] for i in op["outputs"]))
@@ -141,9 +153,10 @@ def _dequantised(values: npt.NDArray[Any], scale: float, zero_point: int) -> Arr
 def _activations(
     operators: Sequence[tuple[str, tuple[str, ...], tuple[str, ...]]], inputs: set[str]
 ) -> tuple[list[Tensor], dict[str, str]]:
-    """Of operators (kind, inputs, outputs) in order: the tensors that depend on the image, without those passed on.
+    """The tensors that depend on the image, without those that are only passed on.
 
-    Also where each value comes from: the name of every such tensor -> that of the one that it hands on.
+    Takes the operators (kind, inputs, outputs) in the order of the graph. Also returns, for the name of each tensor
+    that depends on the image, the name of the tensor whose value it has.
     """
     tensors, source = [], {name: name for name in inputs}
     for kind, taken, given in operators:

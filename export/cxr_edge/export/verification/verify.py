@@ -1,4 +1,4 @@
-"""Every file of a bundle, run by its real engine, held against the trained network."""
+"""Verification of a bundle: every file is run by its real engine and compared with the trained network."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ import numpy.typing as npt
 
 from cxr_edge.common.dataset import LabelledImage, evenly, fingerprint, read_dataset, read_pixels
 from cxr_edge.common.run import Run
-from cxr_edge.export.conversion.formats import MEDIAPIPE
-from cxr_edge.export.conversion.mediapipe import ClassifierEngine
+from cxr_edge.export.conversion.formats import BY_NAME
 from cxr_edge.export.verification.flips import Flip, find_flips
-from cxr_edge.export.verification.gates import Check, Gate, check, is_default_or_stricter
+from cxr_edge.export.verification.gates import Check, Gate, check, gate_for, is_default_or_stricter
 from cxr_edge.export.verification.layers import IMAGES, LayerReport, measure_layers
 from cxr_edge.export.verification.parity import Parity, compare, run_file
 from cxr_edge.export.verification.precision import check_precision
@@ -27,31 +26,31 @@ from cxr_edge.export.verification.preprocessing import PreprocessingParity, comp
 from cxr_edge.export.verification.reference import Reference
 from cxr_edge.export.verification.taps import KerasTap, Tap, open_tap
 from cxr_edge.runtime.bundles.bundle import PARITY, Bundle, Manifest, ModelFile
-from cxr_edge.runtime.engines import Engine, Outputs, open_engine
+from cxr_edge.runtime.engines import Outputs, open_engine
 from cxr_edge.runtime.engines.base import OUTPUTS
 from cxr_edge.runtime.errors import BundleError, CxrEdgeError, DataError, IntegrityError, UsageError
 from cxr_edge.runtime.files import check_writable, write_atomically
 from cxr_edge.runtime.predictor import Predictor
 
 SCHEMA_VERSION = 2
-#: Images on which our decoder and resizing are compared with others'.
+#: Number of images on which other loaders are compared with the runtime's decoding and resizing.
 PREPROCESSING_IMAGES = 200
-#: Told what is being done, and how many of how many images are.
+#: Called with the current task, the number of finished images and the number of all images.
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class FileResult:
-    """One file's verdict: what was measured and held, or why it could not be run.
+    """Result of one file: the measurements and checks, or why it could not be run.
 
     Attributes
     ----------
     gate
-        What it was held to; None if it decides nothing.
+        Its gate; None if it does not decide.
     outputs, flips
-        What it said of every image, and what it decided otherwise; empty if it could not be run.
+        Its outputs for every image, and the images decided differently; empty if it could not be run.
     layers
-        Where it leaves its reference, if that was asked for.
+        Comparison of its tensors with the reference, if requested.
     """
 
     file: ModelFile
@@ -70,16 +69,16 @@ class FileResult:
 
     @property
     def failures(self) -> list[str]:
-        """Why it did not pass."""
+        """The reasons why it did not pass."""
         if self.error:
             return [self.error]
         if not self.checks:
-            return ["no limit of its gate could be checked: set a limit on an output that the file gives"]
+            return ["no limit of its gate could be checked: set a limit on an output that the file has"]
         return [str(c) for c in self.checks if not c.passed]
 
     @property
     def default_gates(self) -> bool:
-        """Whether it was held to the default gate of its precision or a stricter one."""
+        """Whether its gate is the default one of its precision or stricter."""
         return self.gate is not None and is_default_or_stricter(self.gate, self.file.precision)
 
 
@@ -90,11 +89,11 @@ class DataRecord:
     Attributes
     ----------
     fingerprint
-        Of these images (`dataset.fingerprint`).
+        Fingerprint of these images (`dataset.fingerprint`).
     images, available
-        How many were taken, of how many: all of the data set, or of its held-out patients.
+        Number of images used, and number in the data set or of its held-out patients.
     held_out
-        Whether only patients were taken that the run held out of training.
+        Whether only patients that the run held out of training were used.
     """
 
     fingerprint: str
@@ -104,13 +103,13 @@ class DataRecord:
 
     @property
     def complete(self) -> bool:
-        """Whether no image was left out by --limit."""
+        """Whether all available images were used."""
         return self.images == self.available
 
 
 @dataclass(frozen=True)
 class Verification:
-    """The verdict on a bundle, and the images and the reference that it was found on."""
+    """Results of a bundle, with the images and the outputs of the reference."""
 
     manifest: Manifest
     data: DataRecord
@@ -121,12 +120,12 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether there are files and every one passed."""
+        """Whether there is a file and all files passed."""
         return bool(self.files) and all(result.passed for result in self.files)
 
     @property
     def images(self) -> int:
-        """On how many images."""
+        """Number of images."""
         return len(self.samples)
 
     def to_dict(self) -> dict[str, Any]:
@@ -168,24 +167,24 @@ def verify_bundle(
     layers: bool = False,
     held_out: bool = False,
 ) -> Verification:
-    """Run every file of a bundle over a data set and compare it with the trained network; writes `parity.json`.
+    """Run every file of a bundle on a data set, compare it with the trained network, and write `parity.json`.
 
     Parameters
     ----------
     run_folder
-        Of the trained network; by default where the bundle was exported from.
+        Run of the trained network; by default the folder that the manifest records.
     limit
-        Take this many images, evenly over the data set, instead of all.
+        Use this number of images, evenly spread over the data set, instead of all.
     layers
-        Also measure the error of every tensor, on some of the images.
+        Also measure the error of every tensor on some of the images.
     held_out
-        Take only patients that the run held out of training; int8 ranges are never set on them.
+        Use only patients that the run held out of training and of int8 calibration.
 
     Raises
     ------
     BundleError, DataError, UsageError
-        If bundle, run or data cannot be used at all, or `parity.json` cannot be written. A file that cannot be run
-        fails instead.
+        If bundle, run or data cannot be used, or `parity.json` cannot be written. A single file that cannot be run
+        is reported as failed.
     """
     bundle = open_for_verification(path)
     run = _trained_run(bundle, run_folder)
@@ -193,12 +192,12 @@ def verify_bundle(
     images = evenly(available, limit or len(available))
     trained = _Trained(run, bundle, images, progress)
     results = [
-        _verify_file(bundle, file, trained, gates[file.precision], layers, progress)
+        _verify_file(bundle, file, trained, gates, layers, progress)
         for file in (*bundle.manifest.files, *bundle.manifest.companions)
     ]
     if gradient := bundle.manifest.gradient:
         try:
-            bundle.check(gradient)  # it decides nothing, and must be what the manifest vouches for all the same
+            bundle.check(gradient)  # it does not decide, but must match the manifest
         except IntegrityError as error:
             results.append(_unusable(gradient, error))
     record = DataRecord(fingerprint(images), len(images), len(available), held_out)
@@ -210,18 +209,18 @@ def verify_bundle(
 
 
 def open_for_verification(path: Path) -> Bundle:
-    """Open a bundle and make sure, before hours of work, that it can be verified and the result be written.
+    """Open a bundle and check, before a long run, that it can be verified and the result can be written.
 
     Raises
     ------
     BundleError
         If it cannot be opened.
     UsageError
-        If it is a lone file, names no model file, or is a folder that cannot be written to.
+        If it is a lone file, has no model file, or its folder cannot be written.
     """
     if path.is_file():
         raise UsageError(
-            f"{path}: found a file, expected a bundle folder, because the verdict is written to {PARITY} in it; "
+            f"{path}: found a file, expected a bundle folder, because the result is written to {PARITY} in it; "
             f"run: cxr-edge verify {path.parent} --data DATA"
         )
     bundle = Bundle.open(path)
@@ -232,7 +231,7 @@ def open_for_verification(path: Path) -> Bundle:
 
 
 def _verify_file(
-    bundle: Bundle, file: ModelFile, trained: _Trained, gate: Gate, layers: bool, progress: Progress
+    bundle: Bundle, file: ModelFile, trained: _Trained, gates: Mapping[str, Gate], layers: bool, progress: Progress
 ) -> FileResult:
     done = 0
 
@@ -241,14 +240,16 @@ def _verify_file(
         done += 1
         progress(file.path, done, len(trained.images))
 
+    gate = None
     try:
+        gate = gate_for(file, gates)
         predictor = _open(bundle, file)
         check_precision(bundle.folder / file.path, file)
         outputs = run_file(predictor, trained.images, tick)
         engine = predictor.engine
-        given = engine.given if isinstance(engine, ClassifierEngine) else OUTPUTS
+        given = getattr(engine, "given", OUTPUTS)  # a companion may lack outputs
         _check_finite(bundle.folder / file.path, outputs, given)
-    except CxrEdgeError as error:  # changed content, an absent engine, a backend that ran elsewhere, NaN
+    except CxrEdgeError as error:  # changed content, a missing engine, a backend on other hardware, NaN
         return _unusable(file, error, gate)
     parity = compare(file, engine.backend, outputs, trained.outputs, trained.labels, bundle.manifest, given)
     flips = find_flips(outputs, trained.outputs, bundle.manifest.operating_points)
@@ -257,7 +258,7 @@ def _verify_file(
 
 
 def _check_finite(path: Path, outputs: Outputs, given: Collection[str]) -> None:
-    """Refuse NaN and infinity in any output: not every output has a limit that would find them."""
+    """Reject NaN and infinity in any output, because some outputs have no limit that would detect them."""
     for name in given:
         values = np.asarray(getattr(outputs, name))
         broken = int((~np.isfinite(values.reshape(len(values), -1))).any(axis=1).sum())
@@ -269,17 +270,18 @@ def _check_finite(path: Path, outputs: Outputs, given: Collection[str]) -> None:
 
 
 def _open(bundle: Bundle, file: ModelFile) -> Predictor:
-    """Load a file by name, those for other clients too."""
+    """Load a file into its engine; a companion may have one of its own."""
     threads = os.cpu_count() or 1
-    if file.path == MEDIAPIPE:
-        engine: Engine = ClassifierEngine(bundle.check(file), bundle.manifest.input, threads)
+    row = BY_NAME.get(file.path)
+    if row and row.open_engine:
+        engine = row.open_engine(bundle.check(file), bundle.manifest.input, threads)
     else:
         engine = open_engine(bundle, file, threads)
     return Predictor(bundle, file, engine, bundle.manifest.operating_points[0], threads)
 
 
 def _layers(bundle: Bundle, file: ModelFile, trained: _Trained, progress: Progress) -> LayerReport | None:
-    """A file against the bundle's fp32 file of the same format, which names its tensors alike; else against Keras."""
+    """Compare a file with the fp32 file of the same format, whose tensor names are similar, or else with Keras."""
     if (tap := open_tap(bundle.folder / file.path)) is None:
         return None
     progress(f"{file.path}, layer by layer", 0, 1)
@@ -295,7 +297,7 @@ def _layers(bundle: Bundle, file: ModelFile, trained: _Trained, progress: Progre
 
 
 class _Trained:
-    """The trained network over the images, from their files on."""
+    """The trained network and its outputs for the images."""
 
     def __init__(self, run: Run, bundle: Bundle, images: Sequence[LabelledImage], progress: Progress) -> None:
         self.network = run.network()
@@ -309,7 +311,7 @@ class _Trained:
         )
 
     def preprocessing(self, progress: Progress) -> list[PreprocessingParity]:
-        """What changes when others decode and resize instead of us."""
+        """Compare the runtime's decoding and resizing with those of other libraries."""
         rows = np.array(evenly(range(len(self.images)), PREPROCESSING_IMAGES))
         images = [self.images[row] for row in rows]
         results = compare_loaders(images, self.pixels[rows], self.outputs.take(rows), self._reference.run, self._point)
@@ -318,24 +320,29 @@ class _Trained:
 
 
 def _trained_run(bundle: Bundle, run_folder: Path | None) -> Run:
-    """The run that the bundle was exported from, known by the hash of its network."""
+    """The run that the bundle was exported from, identified by the hash of its network."""
     training = bundle.manifest.training
     folder = run_folder or (bundle.folder / training["run"] if "run" in training else None)
     if folder is None or not folder.is_dir():
-        raise UsageError(f"{bundle.folder}: the run it was exported from is not at {folder}; name it with --run")
+        raise UsageError(
+            f"{bundle.folder}: found no run at {folder}, expected the one that it was exported from; name it with --run"
+        )
     run = Run.open(folder)
     if run.record["model_sha256"] != training.get("model_sha256"):
-        raise IntegrityError(f"{folder}: is not the run that {bundle.folder} was exported from; name that with --run")
+        raise IntegrityError(
+            f"{folder}: found another network than that of {bundle.folder}, expected the run that it was exported "
+            "from; name that run with --run"
+        )
     return run
 
 
 def _available(images: list[LabelledImage], run: Run, held_out: bool) -> list[LabelledImage]:
-    """The images of a data set, or of those the ones that the run held out."""
+    """The images of a data set, or only those that the run held out."""
     if held_out:
         images = [image for image in images if image.key in run.held_out]
         if {image.label for image in images} != {0, 1}:
             raise DataError(
-                "the data set lacks images of a class that the run held out; name the one that it was trained on"
+                "the images that the run held out do not cover both classes; name the data set of the run with --data"
             )
     return images
 
@@ -345,7 +352,7 @@ def _unusable(file: ModelFile, error: CxrEdgeError, gate: Gate | None = None) ->
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows neither NaN nor infinity: null."""
+    """Replace NaN and infinity by None, because JSON has neither."""
     if isinstance(value, Mapping):
         return {key: _finite(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

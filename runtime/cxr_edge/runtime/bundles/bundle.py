@@ -113,11 +113,8 @@ class Bundle:
 
     def find(self, engine: str, precision: str = "auto") -> ModelFile | None:
         """The file for an engine and a precision; `auto` takes the most exact one."""
-        for wanted in PRECISIONS if precision == "auto" else (precision,):
-            for file in self.manifest.files:
-                if (file.engine, file.precision) == (engine, wanted):
-                    return file
-        return None
+        files = [f for f in self.manifest.files if f.engine == engine and precision in ("auto", f.precision)]
+        return min(files, key=_rank, default=None)
 
     def check(self, file: ModelFile) -> Path:
         """Path of a file, once its content is what the manifest vouches for.
@@ -193,6 +190,11 @@ class Bundle:
         """Names of the sidecars of TensorRT plans that may be used."""
         names = sorted(path.name for path in self.folder.glob(f"*{SIDECAR_SUFFIX}"))
         return [name for name in names if self._covers(name) and self._covers(name.removesuffix(".json"))]
+
+
+def _rank(file: ModelFile) -> int:
+    """Order of preference of `auto`; precisions that it does not know come last."""
+    return PRECISIONS.index(file.precision) if file.precision in PRECISIONS else len(PRECISIONS)
 
 
 def sha256(path: Path) -> str:

@@ -49,7 +49,13 @@ def model_options(function: F) -> F:
         click.option(
             "--operating-point", metavar="NAME", help="Threshold to decide by.  [default: the manifest's first]"
         ),
-        click.option("--precision", type=click.Choice(("auto", *PRECISIONS)), default="auto", show_default=True),
+        click.option(
+            "--precision",
+            metavar="NAME",
+            default="auto",
+            show_default=True,
+            help=f"Precision of the file: {', '.join(PRECISIONS)} or another of the bundle; auto is the most exact.",
+        ),
         click.option("--engine", type=click.Choice(("auto", *ENGINE_NAMES)), default="auto", show_default=True),
         click.option("-m", "--model", "bundle", type=click.Path(), help="Bundle folder or lone model file."),
     ):

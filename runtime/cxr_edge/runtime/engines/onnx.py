@@ -16,13 +16,19 @@ from cxr_edge.runtime.quiet import quiet_native_stderr
 if TYPE_CHECKING:
     import onnxruntime
 
+#: Execution providers, the preferred one first, and what to do where one of them does not start. A session runs on the
+#: first one that this build of ONNX Runtime has.
+PROVIDERS = {
+    "CUDAExecutionProvider": "check the CUDA and cuDNN libraries, or install 'cxr-edge[onnx]' for the CPU",
+    "CPUExecutionProvider": "install onnxruntime again",
+}
 DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
 class OnnxEngine:
-    """An ONNX file in ONNX Runtime, on CUDA where this build of it has CUDA, else on the CPU.
+    """An ONNX file in ONNX Runtime, on the first of `PROVIDERS` that this build of it has.
 
-    A session runs any number of calls at the same time; they share its threads.
+    Any number of threads may call a session at the same time; the calls share its threads.
     """
 
     def __init__(self, path: Path, contract: InputContract, threads: int = 1) -> None:
@@ -41,14 +47,14 @@ class OnnxEngine:
 
 
 def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    """Load an ONNX file on CUDA where this ONNX Runtime has it, else on the CPU.
+    """Load an ONNX file on the first of `PROVIDERS` that this ONNX Runtime has.
 
     Raises
     ------
     BundleError
-        If it is no model.
+        If it is not a model.
     EngineError, MissingExtraError
-        If ONNX Runtime runs elsewhere than asked, or is not installed.
+        If ONNX Runtime falls back to another provider, or is not installed.
     """
     try:
         with quiet_native_stderr():  # its import prints a warning on ARM processors whose vendor it does not know
@@ -58,15 +64,13 @@ def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    wanted = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in ort.get_available_providers()]
+    available = ort.get_available_providers()
+    wanted = [provider for provider in PROVIDERS if provider in available]
     try:
         session = ort.InferenceSession(path, options, providers=wanted)
     except Exception as error:  # onnxruntime's own hierarchy derives from Exception alone
         raise BundleError(f"{path}: not a model that ONNX Runtime can load ({error})") from error
-    # ONNX Runtime falls back to the CPU without a word when CUDA cannot start.
-    if session.get_providers()[0] != wanted[0]:
-        raise EngineError(
-            f"ONNX Runtime was built for {wanted[0]} but runs on {session.get_providers()[0]}: check the "
-            "CUDA and cuDNN libraries, or install 'cxr-edge[onnx]' for the CPU"
-        )
+    # ONNX Runtime falls back to the CPU silently when a provider cannot start.
+    if (actual := session.get_providers()[0]) != wanted[0]:
+        raise EngineError(f"ONNX Runtime was built for {wanted[0]} but runs on {actual}: {PROVIDERS[wanted[0]]}")
     return session

@@ -180,11 +180,11 @@ def _check_part(
     if subject.kind == "bundle":
         raise UsageError(f"{subject.path}: a bundle does not name the held-out images; evaluate the run instead")
     if not files:
-        raise UsageError(f"{subject.path}: the run was trained without a hold-out; use --split validation, or train again")
+        raise UsageError(f"{subject.path}: the run has been trained without a hold-out; use --split validation")
     if not found:
-        raise DataError(f"{data}: found none of the {part} images of {subject.path}; name the data that the run was trained on")
+        raise DataError(f"{data}: found none of the {part} images of {subject.path}; name its training data")
     if len({image.label for image in found}) < 2:
-        raise DataError(f"{data}: found {part} images of one class only; name the data that the run was trained on")
+        raise DataError(f"{data}: found {part} images of one class only; name the training data of {subject.path}")
 
 
 def evaluate(
@@ -195,7 +195,7 @@ def evaluate(
     Parameters
     ----------
     with_shift
-        Whether to measure the proxies for another hospital, which runs the model 19 times on each image.
+        Whether to measure the proxies for another hospital, which runs the model on each perturbation of the images.
     with_faithfulness
         Whether to measure the heatmaps, which runs the model once more on each image, and often on a sample.
     step

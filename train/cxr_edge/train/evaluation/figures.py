@@ -150,8 +150,8 @@ def _reliability(axes: Any, bins: Sequence[ReliabilityBin]) -> None:
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1)
     said, found = [each.said for each in filled], [each.found for each in filled]
     axes.plot(said, found, color=BLUE, linewidth=1, alpha=0.4)
-    axes.scatter(said, found, [8 + 24 * np.log10(each.images) for each in filled], color=BLUE)  # small if there are few images
-    axes.set(xlabel="probability said", ylabel="share of pneumonia found", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.scatter(said, found, [8 + 24 * np.log10(each.images) for each in filled], color=BLUE)  # area: images
+    axes.set(xlabel="mean probability", ylabel="share of pneumonia", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.grid(alpha=0.3)
     images = axes.twinx()
     images.bar((np.arange(BINS) + 0.5) / BINS, counts, 0.9 / BINS, color=GREY, alpha=0.3)
@@ -177,7 +177,7 @@ def _confusion(axes: Any, at: AtPoint) -> None:
 
 
 def _curves(axes: Any, curves: Curves) -> None:
-    for values, name, color in ((curves.heatmap, "order of the heatmap", BLUE), (curves.random, "by chance", GREY)):
+    for values, name, color in ((curves.heatmap, "order of the heatmap", BLUE), (curves.random, "random order", GREY)):
         axes.plot(SHARES, values.mean(axis=0), color=color, label=name)
         axes.fill_between(SHARES, *np.quantile(values, (0.25, 0.75), axis=0), color=color, alpha=0.15, linewidth=0)
     what = "replaced" if curves.way == "deletion" else "put back"
@@ -195,7 +195,7 @@ def _cascade(axes: Any, steps: Sequence[Randomised]) -> None:
     for place, step in enumerate(steps, start=1):
         axes.plot([place] * len(step.draws), step.draws, ".", color=GREY, markersize=4)
     axes.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
-    axes.set(ylabel="rank correlation with the trained", ylim=(-1.05, 1.05))
+    axes.set(ylabel="rank correlation with the trained network", ylim=(-1.05, 1.05))
     axes.grid(alpha=0.3)
 
 

@@ -97,7 +97,7 @@ def confusion(cases: Cases, threshold: float) -> Confusion:
 
 
 def score_metrics(cases: Cases, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Estimate]:
-    """Metrics without a threshold: `roc_auc`, `pr_auc` (average precision), `brier` (Brier 1950), `ece`, `ece_equal_mass`.
+    """`roc_auc`, `pr_auc` (average precision), `brier` (Brier 1950), `ece` and `ece_equal_mass`: no threshold needed.
 
     The labels must have both classes. Intervals as in `decision_metrics`.
     """

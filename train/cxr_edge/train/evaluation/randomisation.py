@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cxr_edge.common.dataset import Pixels
 from cxr_edge.common.statistics import rank_correlations
 from cxr_edge.runtime.engines.base import FloatArray
-from cxr_edge.train.evaluation.subject import Pixels
 
 if TYPE_CHECKING:
     import keras

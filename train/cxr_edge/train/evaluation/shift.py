@@ -131,7 +131,7 @@ def strata(images: Sequence[LabelledImage], pixels: Pixels) -> Iterator[tuple[st
     # The file size depends on the scanner and its compression, and on the class: pneumonia has smaller files here.
     yield from _outer_thirds("smallest third of files", "largest third of files", _file_sizes(images))
     # Each image is resized to a square: its shape is lost, but the distortion remains visible.
-    yield from _outer_thirds("narrowest third", "widest third", np.array([_aspect_ratio(image.path) for image in images]))
+    yield from _outer_thirds("narrowest third", "widest third", _aspect_ratios(images))
 
 
 def _proxy(name: str, kind: str, labels: Labels, logit: Floats, threshold: float, temperature: float) -> Proxy:
@@ -159,10 +159,13 @@ def _file_sizes(images: Sequence[LabelledImage]) -> Floats:
     return np.array([Path(image.path).stat().st_size for image in images], np.float64)
 
 
-def _aspect_ratio(path: Path) -> float:
-    """Width by height as stored. That of a JPEG is read from its header, which is quicker than decoding."""
-    import simplejpeg
+def _aspect_ratios(images: Sequence[LabelledImage]) -> Floats:
+    """Width by height of each image as stored: (N,) float64."""
+    from simplejpeg import decode_jpeg_header
 
-    data = path.read_bytes()
-    height, width = simplejpeg.decode_jpeg_header(data)[:2] if sniff(data) == "JPEG" else read_image(data).shape
-    return float(width / height)
+    ratios = []
+    for data in (image.path.read_bytes() for image in images):
+        # The header of a JPEG is read much quicker than its pixels.
+        height, width = decode_jpeg_header(data)[:2] if sniff(data) == "JPEG" else read_image(data).shape
+        ratios.append(width / height)
+    return np.array(ratios)

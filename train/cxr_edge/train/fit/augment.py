@@ -1,4 +1,4 @@
-"""Augmentation: what differs from one X-ray room to the next, never what differs from sick to healthy."""
+"""Augmentation: variation between X-ray rooms, but not between sick and healthy patients."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-#: Share of the images that each change is made to. With every change made to every image, images as they are were none
-#: that the network had learned: their logits lay lower by 2 to 3, and a threshold held for one or the others.
+#: Share of the images to which each change is applied. When every change was applied to every image, the network had
+#: never seen original images: their logits were lower by 2 to 3, and no threshold suited both.
 SHARE = 0.5
 
 
 def augmentation(seed: int) -> keras.Sequential:
-    """Random equalisation, position, frame, tone curve, exposure, contrast by scale, noise: each on half of the images.
+    """Random equalisation, position, frame, tone curve, exposure, contrast by scale and noise.
 
-    No flip: the heart is on the left.
+    Each is applied to `SHARE` of the images. There is no flip, because the heart is on the left.
 
     Returns
     -------
-    (N, H, W, 1) in [0, 255] -> the same shape and range, float32; does nothing outside training.
+    (N, H, W, 1) in [0, 255] -> the same shape and range, float32; the identity outside training.
     """
     changes = (
         RandomEqualise(seed=seed),
@@ -38,14 +38,14 @@ def augmentation(seed: int) -> keras.Sequential:
 
 
 def unchanged() -> keras.Sequential:
-    """No augmentation: a few drawings teach nothing once half of them are strongly changed."""
+    """No augmentation, for few and similar images such as phantoms."""
     return keras.Sequential([layers.Identity()], name="augmentation")
 
 
 class RandomChange(layers.Layer):
-    """A change of images that is drawn anew for each, and only in training.
+    """A random change, drawn separately for each image and applied only in training.
 
-    Subclasses say in `_change` what it is, and in `get_config` what they were made with.
+    Subclasses implement `_change`, and add their arguments to `get_config`.
     """
 
     def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
@@ -54,15 +54,15 @@ class RandomChange(layers.Layer):
         self._generator = keras.random.SeedGenerator(seed)
 
     def call(self, images: Any, training: bool = False) -> Any:
-        """(N, H, W, C) in [0, 255] -> the same."""
+        """(N, H, W, C) in [0, 255] -> the same shape and range."""
         return self._change(images) if training else images
 
     def _change(self, images: Any) -> Any:
-        """(N, H, W, C) in [0, 255] -> the same, each image changed by its own draw."""
+        """(N, H, W, C) in [0, 255] -> the same shape and range; each image is changed by its own draw."""
         raise NotImplementedError
 
     def _draw(self, shape: tuple[Any, ...], low: Any = 0.0, high: Any = 1.0) -> Any:
-        """Uniform numbers."""
+        """Draw uniform random numbers."""
         return keras.random.uniform(shape, low, high, seed=self._generator)
 
     def get_config(self) -> dict[str, Any]:
@@ -72,12 +72,12 @@ class RandomChange(layers.Layer):
 
 @keras.saving.register_keras_serializable("cxr_edge")
 class Sometimes(RandomChange):
-    """Another layer's change, made to a random share of the images.
+    """Apply another layer to a random share of the images.
 
     Parameters
     ----------
     other
-        Layer of images -> images of the same shape, which does nothing outside training.
+        Layer of images -> images of the same shape.
     share
         Probability that an image is changed, in [0, 1].
     """
@@ -87,7 +87,7 @@ class Sometimes(RandomChange):
         self._other, self._share = other, share
 
     def build(self, shape: Any) -> None:
-        """Make the other layer's state."""
+        """Create the state of the other layer."""
         self._other.build(shape)
         super().build(shape)
 
@@ -108,10 +108,10 @@ class Sometimes(RandomChange):
 
 @keras.saving.register_keras_serializable("cxr_edge")
 class RandomFrame(RandomChange):
-    """Cover a strip of random width at each of the four sides with one random grey: another collimation.
+    """Cover a strip of random width at each of the four sides with one random gray level: another collimation.
 
-    Side markers, collimation and film edges differ by class in most collections. A network that cannot count on them
-    has to look at the lungs. Random erasing (Zhong et al. 2020), but only where no lung is.
+    Side markers, collimation and film edges differ by class in most collections. A network that cannot rely on them
+    must look at the lungs. This is random erasing (Zhong et al. 2020) limited to the border.
 
     Parameters
     ----------
@@ -142,14 +142,14 @@ class RandomFrame(RandomChange):
 
 @keras.saving.register_keras_serializable("cxr_edge")
 class RandomEqualise(RandomChange):
-    """Blend each image with its histogram-equalised self, in a random share: another vendor's tone curve.
+    """Blend each image with its histogram-equalised version in a random share: another vendor's tone curve.
 
-    Keras' own `Equalization` takes one histogram for a whole batch.
+    Keras' own `Equalization` uses one histogram for a whole batch.
 
     Parameters
     ----------
     levels
-        At which the distribution of grey is taken; linear between them.
+        Number of gray levels at which the distribution is computed; it is linear between them.
     """
 
     def __init__(self, levels: int = 32, **kwargs: Any) -> None:
@@ -159,7 +159,7 @@ class RandomEqualise(RandomChange):
     def _change(self, images: Any) -> Any:
         shape = ops.shape(images)
         grey = ops.reshape(images, (shape[0], -1)) * ((self._levels - 1) / 255)
-        # What equalisation makes of a level is the share of pixels up to it; black borders stay black.
+        # Equalisation maps a level to the share of pixels up to it; black borders stay black.
         below = ops.stack([ops.mean(ops.cast(grey <= n, "float32"), axis=1) for n in range(self._levels)], axis=1)
         below = (below - below[:, :1]) / (1 + 1e-6 - below[:, :1])
         level = ops.clip(ops.cast(grey, "int32"), 0, self._levels - 2)
@@ -199,12 +199,12 @@ class RandomGamma(RandomChange):
 
 @keras.saving.register_keras_serializable("cxr_edge")
 class RandomNoise(RandomChange):
-    """Add normal noise of a random strength to each image: another exposure or detector.
+    """Add normal noise of random strength to each image: another exposure or detector.
 
     Parameters
     ----------
     highest
-        Largest standard deviation (grey levels), drawn uniformly from 0.
+        Largest standard deviation (gray levels), drawn uniformly from 0.
     """
 
     def __init__(self, highest: float, **kwargs: Any) -> None:
@@ -223,10 +223,10 @@ class RandomNoise(RandomChange):
 
 @keras.saving.register_keras_serializable("cxr_edge")
 class RandomAffine(RandomChange):
-    """Rotate, shift, zoom and stretch each image about its centre, in one interpolation.
+    """Rotate, shift, zoom and stretch each image about its centre in one interpolation; the surroundings become black.
 
-    Three layers one after the other would interpolate three times, and the network would learn on images softer than
-    any that it meets. Black around.
+    Three successive layers would interpolate three times, and the network would be trained on images that are softer
+    than those it is used on.
 
     Parameters
     ----------
@@ -235,9 +235,9 @@ class RandomAffine(RandomChange):
     shift
         Largest translation, either way, as a share of height and width.
     zoom
-        Range of magnification, drawn log-uniformly; above 1 borders are cropped.
+        Range of magnification, drawn log-uniformly; borders are cropped above 1.
     stretch
-        Largest ratio of width's magnification to height's, either way.
+        Largest ratio of the magnification of the width to that of the height, either way.
     """
 
     def __init__(self, degrees: float, shift: float, zoom: tuple[float, float], stretch: float, **kwargs: Any) -> None:
@@ -254,7 +254,7 @@ class RandomAffine(RandomChange):
         zoom = ops.exp(draw(*map(math.log, self._zoom)))
         stretch = ops.exp(draw(-math.log(self._stretch) / 2, math.log(self._stretch) / 2))
         right, down = draw(-self._shift, self._shift) * width, draw(-self._shift, self._shift) * height
-        # Where each output pixel comes from: centre -> rotation -> scale -> centre.
+        # The source of each output pixel: centre -> rotation -> scale -> centre.
         a, b = ops.cos(angle) / (zoom * stretch), -ops.sin(angle) / (zoom * stretch)
         c, d = ops.sin(angle) * stretch / zoom, ops.cos(angle) * stretch / zoom
         x, y = (width - 1) / 2, (height - 1) / 2
@@ -270,11 +270,12 @@ class RandomAffine(RandomChange):
 
 @keras.saving.register_keras_serializable("cxr_edge")
 class RandomBands(RandomChange):
-    """Amplify or damp each image's contrast by scale: another detector, another vendor's enhancement, another resizing.
+    """Amplify or reduce each image's contrast by scale: another detector, enhancement or resizing kernel.
 
-    The image is parted as a Laplacian pyramid does (Burt and Adelson 1983): its mean, shading above an eighth of the
-    width (coarse), structure down to 3 pixels (middle), and the rest (fine). Local enhancement as CLAHE's damps the
-    first and amplifies the second, blur damps the last, nearest-neighbour resizing and sharpening amplify it.
+    The image is divided as in a Laplacian pyramid (Burt and Adelson 1983): its mean, shading above an eighth of the
+    width (coarse), structure down to 3 pixels (middle), and the rest (fine). Local enhancement such as CLAHE reduces
+    coarse and amplifies middle contrast. Blur reduces fine contrast; nearest-neighbour resizing and sharpening amplify
+    it.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Percentiles that have the samples to stand on, and ratios with an interval."""
+"""Percentiles with enough samples, and ratios with an interval."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-#: Samples below which a percentile is noise and is not printed.
+#: Percentile -> number of samples that it needs; with fewer it is noise and is not reported.
 NEEDED = {50: 20, 90: 64, 95: 130, 99: 662}
 
 
 def percentiles(samples: Sequence[float]) -> dict[str, float]:
-    """`p50`, `p90`, `p95`, `p99`: those that this many samples support."""
+    """Those of `p50`, `p90`, `p95` and `p99` for which there are enough samples."""
     return {f"p{p}": float(np.percentile(samples, p)) for p, needed in NEEDED.items() if len(samples) >= needed}
 
 
 def median_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str, float]:
-    """Median of the ratios of samples taken side by side, with its 95 % bootstrap interval: `ratio`, `low`, `high`."""
+    """Median of the ratios of paired samples, with its 95 % bootstrap interval: `ratio`, `low`, `high`."""
     from scipy.stats import bootstrap
 
     ratios = np.asarray(numerator) / np.asarray(denominator)
@@ -27,7 +27,7 @@ def median_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> di
 
 
 def ratio_of_medians(numerator: npt.NDArray[np.float64], denominator: npt.NDArray[np.float64]) -> dict[str, float]:
-    """Ratio of the medians of two runs, with its 95 % bootstrap interval over both: `ratio`, `low`, `high`."""
+    """Ratio of the medians of two runs, with its 95 % bootstrap interval: `ratio`, `low`, `high`."""
     from scipy.stats import bootstrap
 
     def ratio(above: npt.NDArray[np.float64], below: npt.NDArray[np.float64], axis: int = -1) -> Any:

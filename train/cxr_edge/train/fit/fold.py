@@ -54,7 +54,7 @@ def deployable(network: keras.Model) -> keras.Model:
         if layer.name in norm_of:
             kernel, bias = _fold(kernel, bias, norm_of[layer.name], depthwise=_is_depthwise(layer))
         values = [kernel, bias] if rest or layer.name in norm_of else [kernel]
-        folded.get_layer(layer.name).set_weights([to_half(value) for value in values])
+        folded.get_layer(layer.name).set_weights([_to_half(value) for value in values])
     return folded
 
 
@@ -66,8 +66,7 @@ def _fold(kernel: Weights, bias: Any, norm: keras.layers.Layer, depthwise: bool)
     return kernel * (factor[:, np.newaxis] if depthwise else factor), beta + (bias - mean) * factor
 
 
-def to_half(values: npt.NDArray[np.floating]) -> Weights:
-    """Round to half precision; the result is float32."""
+def _to_half(values: Weights) -> Weights:
     return values.astype(np.float16).astype(np.float32)
 
 

@@ -56,9 +56,7 @@ def build(arch: str, weights: str, size: int = 224, alpha: float = 1.0, border_c
     if arch not in ARCHITECTURES:
         raise UsageError(f"unknown architecture {arch!r}; choose one of: {', '.join(ARCHITECTURES)}")
     if size < 64 or size % 32:
-        raise UsageError(
-            f"--size {size}: the networks halve the input five times; choose a multiple of 32, at least 64"
-        )
+        raise UsageError(f"--size {size}: the networks halve the input five times; choose a multiple of 32 from 64")
     if alpha != 1.0 and arch != "mobilenetv2":
         raise UsageError(f"--alpha is the width of mobilenetv2; {arch} has none; leave --alpha out")
     image = keras.Input((size, size, 1), name="image")
@@ -152,7 +150,7 @@ def _fetch(arch: str, size: int, alpha: float) -> keras.Model:
         raise UsageError(f"no ImageNet weights of {arch} at --alpha {alpha:g}: {error}") from error
     except Exception as error:  # without a network connection, Keras raises a plain Exception
         raise DataError(
-            f"the ImageNet weights of {arch} cannot be downloaded ({error}); pass a .weights.h5 file to --weights, or none"
+            f"ImageNet weights of {arch} cannot be downloaded ({error}); pass a .weights.h5 file to --weights, or none"
         ) from error
 
 
@@ -174,7 +172,5 @@ def save(model: keras.Model, path: Path) -> None:
         reloaded = keras.models.load_model(written)
         difference = np.abs(reloaded.predict_on_batch(probe) - model.predict_on_batch(probe)).max()
         if not difference <= 1e-5:
-            raise DataError(
-                f"{path}: the logits of the saved model differ by {difference:.2g}, expected at most 1e-5; not saved"
-            )
+            raise DataError(f"{path}: not saved, because its logits differ by {difference:.2g}; expected at most 1e-5")
         written.replace(path)

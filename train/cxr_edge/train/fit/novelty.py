@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from cxr_edge.common.run import Floats, Novelty
-from cxr_edge.train.fit.fold import to_half
 
 #: Number of main directions. Tried with 16 to 128 directions of a fine-tuned MobileNetV2, at 99 % of held-out
 #: radiographs: each number detects all photographs, blanks, ramps and noise. The Mahalanobis distance *within* 16
@@ -37,9 +37,9 @@ def fit_novelty(training: Floats, held_out: Floats, outliers: Mapping[str, Float
     outliers
         Kind -> (L, K) pooled features of `cxr_edge.train.data.outliers`.
     """
-    mean = to_half(training.mean(axis=0))
+    mean = _to_half(training.mean(axis=0))
     _, _, directions = np.linalg.svd(training - mean, full_matrices=False)
-    basis = to_half(directions[:DIRECTIONS].T)
+    basis = _to_half(directions[:DIRECTIONS].T)
     none = Novelty(mean, basis, np.zeros((len(mean), 0), np.float32), np.zeros(0, np.float32), np.inf)
     residual = float(np.quantile(none.of(held_out), FAMILIAR))
     kinds, reach = [], []
@@ -51,7 +51,7 @@ def fit_novelty(training: Floats, held_out: Floats, outliers: Mapping[str, Float
         scale = REACH * residual / beyond if beyond > 0 else 0.0
         kinds.append(direction * scale)
         reach.append(limit * scale)
-    found = Novelty(mean, basis, to_half(np.stack(kinds, axis=1)), to_half(np.array(reach)), np.inf)
+    found = Novelty(mean, basis, _to_half(np.stack(kinds, axis=1)), _to_half(np.array(reach)), np.inf)
     return replace(found, threshold=float(np.quantile(found.of(held_out), FAMILIAR)))
 
 
@@ -63,3 +63,8 @@ def _towards(radiographs: Floats, outliers: Floats) -> Floats:
     labels = np.repeat([0, 1], [len(radiographs), len(outliers)])
     model = LogisticRegression(C=SLACK, class_weight="balanced", max_iter=500).fit(features, labels)
     return np.asarray(model.coef_[0], np.float32)
+
+
+def _to_half(values: npt.NDArray[np.floating]) -> Floats:
+    """Round to half precision, as `fold.py` does with all weights of the network."""
+    return values.astype(np.float16).astype(np.float32)

@@ -29,12 +29,10 @@ VERIFY_IMAGES, SHOWN = 1000, 12
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default="demo", show_default=True, help="Folder to write."
 )
-@click.option(
-    "--weights", default="imagenet", show_default=True, help="Initial weights for DATA, as in `cxr-edge train`."
-)
+@click.option("--weights", default="imagenet", show_default=True, help="As in `cxr-edge train`, for DATA.")
 @click.option("--epochs", type=click.IntRange(1), help="[default: 14 on phantoms, 4 on DATA]")
 @click.option(
-    "--patients", type=click.IntRange(10), default=PATIENTS, show_default=True, help="Phantom patients of each class."
+    "--patients", type=click.IntRange(10), default=PATIENTS, show_default=True, help="Phantoms of each class."
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 def demo(data: Path | None, output: Path, weights: str, epochs: int | None, patients: int, seed: int) -> None:

@@ -86,9 +86,7 @@ def report(times: np.ndarray, probabilities: np.ndarray, decisions: int) -> None
     low, high = np.quantile(ratios, (0.025, 0.975))
     here, there = np.median(medians, axis=0)
     difference = np.abs(probabilities[:, 0] - probabilities[:, 1])
-    click.echo(
-        f"{len(medians)} files, {len(times)} rounds: {here:.2f} ms here, {there:.2f} ms in the other checkout"
-    )
+    click.echo(f"{len(medians)} files, {len(times)} rounds: {here:.2f} ms here, {there:.2f} ms in the other checkout")
     click.echo(f"ratio {here / there:.3f} [{low:.3f}, {high:.3f}]")
     click.echo(f"largest difference of probabilities {difference.max():.4f}; {decisions} decisions differ")
 

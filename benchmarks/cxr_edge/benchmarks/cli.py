@@ -13,30 +13,25 @@ from cxr_edge.runtime.errors import EXIT_CHECK_FAILED, ImageError
 from cxr_edge.runtime.files import write_atomically
 
 
-@click.command()
+@click.command(context_settings={"show_default": True})
 @click.argument("images", type=click.Path(path_type=Path), metavar="IMAGE|DIR")
 @click.option(
     "-m", "--model", "bundle", type=click.Path(path_type=Path), help="Bundle folder; the packaged model by default."
 )
-@click.option("--engine", type=click.Choice(("all", *ENGINE_NAMES)), default="all", show_default=True)
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads of the engines.")
+@click.option("--engine", type=click.Choice(("all", *ENGINE_NAMES)), default="all")
+@click.option("--threads", type=click.IntRange(1), default=1, help="CPU threads of the engines.")
 @click.option(
     "--samples",
     type=click.IntRange(20),
     default=130,
-    show_default=True,
     help="Samples of each file. Each percentile needs a number of them: p50 20, p90 64, p95 130, p99 662.",
 )
-@click.option("--cold/--no-cold", default=True, show_default=True, help="Measure cold start and peak memory.")
-@click.option("--heatmap/--no-heatmap", default=True, show_default=True, help="Measure the cost of the heatmap.")
+@click.option("--cold/--no-cold", default=True, help="Measure cold start and peak memory.")
+@click.option("--heatmap/--no-heatmap", default=True, help="Measure the cost of the heatmap.")
 @click.option(
     "--keras", "run", type=click.Path(path_type=Path), metavar="RUN", help="Also time Keras with GradientTape."
 )
-@click.option(
-    "--python",
-    type=click.Path(),
-    help="Python interpreter for cold starts.",
-)
+@click.option("--python", type=click.Path(), help="Python interpreter for cold starts.")
 @click.option(
     "--baseline",
     "baseline_file",
@@ -48,7 +43,6 @@ from cxr_edge.runtime.files import write_atomically
     "--max-slowdown",
     type=click.FloatRange(1),
     default=1.25,
-    show_default=True,
     help="Fail if a time, beyond noise, is more than this many times that of --baseline.",
 )
 @click.option(

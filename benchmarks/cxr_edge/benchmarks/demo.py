@@ -24,17 +24,13 @@ PATIENTS = 150
 VERIFY_IMAGES, SHOWN = 1000, 12
 
 
-@click.command()
+@click.command(context_settings={"show_default": True})
 @click.argument("data", type=click.Path(path_type=Path), required=False)
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default="demo", show_default=True, help="Folder to write."
-)
-@click.option("--weights", default="imagenet", show_default=True, help="As in `cxr-edge train`, for DATA.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), default="demo", help="Folder to write.")
+@click.option("--weights", default="imagenet", help="As in `cxr-edge train`, for DATA.")
 @click.option("--epochs", type=click.IntRange(1), help="[default: 14 on phantoms, 4 on DATA]")
-@click.option(
-    "--patients", type=click.IntRange(10), default=PATIENTS, show_default=True, help="Phantoms of each class."
-)
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--patients", type=click.IntRange(10), default=PATIENTS, help="Phantoms of each class.")
+@click.option("--seed", type=int, default=0)
 def demo(data: Path | None, output: Path, weights: str, epochs: int | None, patients: int, seed: int) -> None:
     """Train, export, verify, predict and benchmark with one command, and write a report.
 
@@ -54,7 +50,7 @@ def demo(data: Path | None, output: Path, weights: str, epochs: int | None, pati
     from cxr_edge.common.dataset import read_dataset
     from cxr_edge.train.fit.config import TrainConfig
 
-    say = Console(stderr=True)
+    console = Console(stderr=True)
     if data:
         config = TrainConfig(weights=weights, epochs=epochs or 4, seed=seed)
     else:
@@ -63,7 +59,7 @@ def demo(data: Path | None, output: Path, weights: str, epochs: int | None, pati
         config = TrainConfig(
             "cnn", "none", epochs=epochs or 14, batch_size=8, learning_rate=3e-3, augment=False, seed=seed
         )
-    result = run_chain(data, output, config, say.rule)
+    result = run_chain(data, output, config, console.rule)
     write_page(output / "report.html", result)
     _print(result)
     click.echo(f"report: {output / 'report.html'}")

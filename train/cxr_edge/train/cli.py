@@ -20,81 +20,63 @@ LOSSES = ("bce", "focal")
 SCHEDULES = ("cosine", "plateau")
 
 
-@click.command()
+@click.command(context_settings={"show_default": True})
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("-o", "--output", "run", type=click.Path(path_type=Path), required=True, help="Run folder to write.")
-@click.option("--arch", type=click.Choice(ARCHITECTURES), default="mobilenetv2", show_default=True)
+@click.option("--arch", type=click.Choice(ARCHITECTURES), default="mobilenetv2")
 @click.option(
     "--weights",
     default="imagenet",
-    show_default=True,
     help="'imagenet' (downloaded by Keras), 'none' (from scratch), or a .weights.h5 file for the backbone.",
 )
 @click.option(
     "--alpha",
     type=click.FloatRange(0, min_open=True),
     default=1.0,
-    show_default=True,
     help="Width of mobilenetv2. ImageNet weights exist for 0.35, 0.5, 0.75, 1, 1.3 and 1.4.",
 )
-@click.option("--size", type=click.IntRange(64), default=224, show_default=True, help="Input size: a multiple of 32.")
+@click.option("--size", type=click.IntRange(64), default=224, help="Input size: a multiple of 32.")
 @click.option(
     "--border-crop",
     type=click.FloatRange(0, 0.4),
     default=0.0,
-    show_default=True,
     help="Share of each side that the network crops, to remove markers and collimation.",
 )
 @click.option(
     "--augment/--no-augment",
     default=True,
-    show_default=True,
     help="Change position, frame, tone, contrast and noise at random, each in half of the images.",
 )
-@click.option("--epochs", type=click.IntRange(1), default=12, show_default=True, help="Maximum for fine-tuning.")
-@click.option(
-    "--head-epochs", type=click.IntRange(1), default=1, show_default=True, help="Epochs on the frozen backbone."
-)
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Total over all devices.")
-@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=3e-4, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), default=12, help="Maximum for fine-tuning.")
+@click.option("--head-epochs", type=click.IntRange(1), default=1, help="Epochs on the frozen backbone.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, help="Total over all devices.")
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=3e-4)
 @click.option(
     "--schedule",
     type=click.Choice(SCHEDULES),
     default="cosine",
-    show_default=True,
     help="Cosine decay to 2 %, or reduce on plateau with early stopping (patience 4).",
 )
-@click.option(
-    "--loss", type=click.Choice(LOSSES), default="bce", show_default=True, help="Cross-entropy or focal cross-entropy."
-)
-@click.option(
-    "--class-weights/--no-class-weights", default=False, show_default=True, help="Weight both classes equally."
-)
+@click.option("--loss", type=click.Choice(LOSSES), default="bce", help="Cross-entropy or focal cross-entropy.")
+@click.option("--class-weights/--no-class-weights", default=False, help="Weight both classes equally.")
 @click.option(
     "--label-smoothing",
     type=click.FloatRange(0, 0.5, max_open=True),
     default=0.0,
-    show_default=True,
     help="Share of each label that is spread over both classes.",
 )
 @click.option(
     "--mixup",
     type=click.FloatRange(0),
     default=0.0,
-    show_default=True,
     metavar="ALPHA",
     help="Mix pairs of images and labels with shares from Beta(ALPHA, ALPHA); 0 is off, 0.2 is usual.",
 )
-@click.option(
-    "--mixed-precision",
-    is_flag=True,
-    help="Train in half precision, for GPUs; the saved network is fp32.",
-)
+@click.option("--mixed-precision", is_flag=True, help="Train in half precision, for GPUs; the saved network is fp32.")
 @click.option(
     "--strategy",
     type=click.Choice(STRATEGIES),
     default="none",
-    show_default=True,
     help="mirrored: all devices of this machine. multiworker: all hosts in TF_CONFIG.",
 )
 @click.option("--resume", is_flag=True, help="Continue an interrupted run after its last finished epoch.")
@@ -109,18 +91,16 @@ SCHEDULES = ("cosine", "plateau")
     "--val-fraction",
     type=click.FloatRange(0, 0.5, min_open=True),
     default=0.1,
-    show_default=True,
     help="Share of the images for validation, which chooses epoch, temperature and thresholds.",
 )
 @click.option(
     "--holdout-fraction",
     type=click.FloatRange(0, 0.5),
     default=0.1,
-    show_default=True,
     help="Share of the images for the hold-out, which chooses nothing and is measured at the end.",
 )
-@click.option("--fold", type=click.IntRange(0), default=0, show_default=True, help="Cross-validation fold index.")
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same run.")
+@click.option("--fold", type=click.IntRange(0), default=0, help="Cross-validation fold index.")
+@click.option("--seed", type=int, default=0, help="The same seed gives the same run.")
 @output_format("table", "json")
 def train(
     data: Path, run: Path, resume: bool, tensorboard: Path | None, track: bool, format: str, **options: Any
@@ -180,7 +160,7 @@ def train(
     click.echo(f"next: cxr-edge export {run} -o bundle --calib {data}", err=True)
 
 
-@click.command()
+@click.command(context_settings={"show_default": True})
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option(
@@ -191,11 +171,10 @@ def train(
     type=click.Choice(("holdout", "validation", "all")),
     help="Images of DATA to evaluate.  [default: the hold-out of a run, else its validation part, else all]",
 )
-@click.option("--shift/--no-shift", default=True, show_default=True, help="Also measure proxies for another hospital.")
+@click.option("--shift/--no-shift", default=True, help="Also measure proxies for another hospital.")
 @click.option(
     "--faithfulness/--no-faithfulness",
     default=True,
-    show_default=True,
     help="Also test whether the heatmaps show what the network decides by; takes minutes on two cores.",
 )
 @output_format("table", "json")
@@ -239,7 +218,7 @@ def evaluate(
     click.echo(f"report: {report / PAGE}", err=True)
 
 
-@click.command()
+@click.command(context_settings={"show_default": True})
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option(
     "-o", "--output", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write."
@@ -263,9 +242,9 @@ def audit(data: Path, folder: Path, format: str) -> None:
     from cxr_edge.train.data.audit import audit as run_audit
     from cxr_edge.train.data.audit_page import write_page
 
-    say = Console(stderr=True)
-    result = run_audit(data, lambda images, total: track(images, "reading", total, console=say))
-    with say.status("writing the page"):
+    console = Console(stderr=True)
+    result = run_audit(data, lambda images, total: track(images, "reading", total, console=console))
+    with console.status("writing the page"):
         write_page(folder / "audit.html", result)
     record = result.to_dict()
     write_atomically(folder / "audit.json", json.dumps(record, indent=2) + "\n")

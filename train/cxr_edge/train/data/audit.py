@@ -25,7 +25,7 @@ Progress = Callable[[Iterable["Radiograph | Unreadable"], int], Iterable["Radiog
 
 @dataclass(frozen=True)
 class Origin:
-    """What the path of an image says about it; `file` is relative to the data set."""
+    """The properties of an image that follow from its path; `file` is relative to the data set."""
 
     path: Path
     file: str

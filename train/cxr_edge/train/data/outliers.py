@@ -104,10 +104,10 @@ def ct_slice(height: int, width: int, random: Random) -> Gray:
     fat, tissue, bone = random.uniform(60, 100), random.uniform(120, 165), random.uniform(210, 255)
     lung = random.uniform(5, 45)
 
-    def ellipse(centre: Point, axes: Point, grey: float, angle: float = 0) -> None:
+    def ellipse(centre: Point, axes: Point, gray: float, angle: float = 0) -> None:
         """Fill an ellipse; centre and half axes are shares of the body's half axes, the angle is in degrees."""
         place, size = middle + half_axes * centre, 2 * half_axes * axes
-        cv2.ellipse(image, (tuple(place.tolist()), tuple(size.tolist()), angle), grey, -1)
+        cv2.ellipse(image, (tuple(place.tolist()), tuple(size.tolist()), angle), gray, -1)
 
     ellipse((0, 0), (1, 1), fat)
     ellipse((0, 0), CT_MUSCLE, tissue)
@@ -133,10 +133,10 @@ def lateral(height: int, width: int, random: Random) -> Gray:
     image = np.full((height, width), air, np.float32)
     tissue, bone, lung = random.uniform(130, 180), random.uniform(190, 230), random.uniform(40, 90)
 
-    def polygon(corners: Sequence[Point], grey: float) -> None:
+    def polygon(corners: Sequence[Point], gray: float) -> None:
         """Fill a polygon; corners are shares of the image, and are moved by some pixels."""
         pixels = np.array(corners) * (width, height) + random.normal(0, 2, (len(corners), 2))
-        cv2.fillPoly(image, [np.rint(pixels).astype(np.int32)], grey)
+        cv2.fillPoly(image, [np.rint(pixels).astype(np.int32)], gray)
 
     polygon(LATERAL_BODY, tissue)
     polygon(LATERAL_LUNGS, lung)

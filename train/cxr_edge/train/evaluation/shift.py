@@ -165,7 +165,7 @@ def _aspect_ratios(images: Sequence[LabelledImage]) -> Floats:
 
     ratios = []
     for data in (image.path.read_bytes() for image in images):
-        # The header of a JPEG is read much quicker than its pixels.
+        # The header of a JPEG is much faster to read than its pixels.
         height, width = decode_jpeg_header(data)[:2] if sniff(data) == "JPEG" else read_image(data).shape
         ratios.append(width / height)
     return np.array(ratios)

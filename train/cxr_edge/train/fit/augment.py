@@ -45,7 +45,7 @@ def unchanged() -> keras.Sequential:
 class RandomChange(layers.Layer):
     """A random change, drawn separately for each image and applied only in training.
 
-    Subclasses implement `_change`, and add their arguments to `get_config`.
+    Subclasses implement `_change`.
     """
 
     def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
@@ -64,10 +64,6 @@ class RandomChange(layers.Layer):
     def _draw(self, shape: tuple[Any, ...], low: Any = 0.0, high: Any = 1.0) -> Any:
         """Draw uniform random numbers."""
         return keras.random.uniform(shape, low, high, seed=self._generator)
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return super().get_config() | {"seed": self._seed}
 
 
 @keras.saving.register_keras_serializable("cxr_edge")
@@ -96,9 +92,9 @@ class Sometimes(RandomChange):
         return ops.where(drawn < self._share, self._other(images, training=True), images)
 
     def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
+        """Constructor arguments. Keras collects those of the other classes itself, but not a layer."""
         other = keras.saving.serialize_keras_object(self._other)
-        return super().get_config() | {"other": other, "share": self._share}
+        return super().get_config() | {"other": other, "share": self._share, "seed": self._seed}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Sometimes:
@@ -132,12 +128,8 @@ class RandomFrame(RandomChange):
             return ops.logical_and(place >= ends[0], place <= 1 - ends[1])
 
         kept = ops.logical_and(inside(height)[:, :, None, None], inside(width)[:, None, :, None])
-        grey = self._draw((count, 1, 1, 1), 0, 255)
-        return ops.where(kept, images, ops.cast(grey, images.dtype))
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return super().get_config() | {"widest": self._widest}
+        gray = self._draw((count, 1, 1, 1), 0, 255)
+        return ops.where(kept, images, ops.cast(gray, images.dtype))
 
 
 @keras.saving.register_keras_serializable("cxr_edge")
@@ -158,19 +150,15 @@ class RandomEqualise(RandomChange):
 
     def _change(self, images: Any) -> Any:
         shape = ops.shape(images)
-        grey = ops.reshape(images, (shape[0], -1)) * ((self._levels - 1) / 255)
+        gray = ops.reshape(images, (shape[0], -1)) * ((self._levels - 1) / 255)
         # Equalisation maps a level to the share of pixels up to it; black borders stay black.
-        below = ops.stack([ops.mean(ops.cast(grey <= n, "float32"), axis=1) for n in range(self._levels)], axis=1)
+        below = ops.stack([ops.mean(ops.cast(gray <= n, "float32"), axis=1) for n in range(self._levels)], axis=1)
         below = (below - below[:, :1]) / (1 + 1e-6 - below[:, :1])
-        level = ops.clip(ops.cast(grey, "int32"), 0, self._levels - 2)
-        part = grey - ops.cast(level, grey.dtype)
+        level = ops.clip(ops.cast(gray, "int32"), 0, self._levels - 2)
+        part = gray - ops.cast(level, gray.dtype)
         low, high = (ops.take_along_axis(below, level + step, axis=1) for step in (0, 1))
         equalised = ops.reshape(255.0 * (low + part * (high - low)), shape)
         return images + self._draw((shape[0], 1, 1, 1)) * (equalised - images)
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return super().get_config() | {"levels": self._levels}
 
 
 @keras.saving.register_keras_serializable("cxr_edge")
@@ -192,10 +180,6 @@ class RandomGamma(RandomChange):
         power = ops.exp(self._draw((ops.shape(images)[0], 1, 1, 1), low, high))
         return 255.0 * ops.power(ops.clip(images / 255.0, 1e-6, 1.0), power)  # at 0 a power has no gradient
 
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return super().get_config() | {"low": self._low, "high": self._high}
-
 
 @keras.saving.register_keras_serializable("cxr_edge")
 class RandomNoise(RandomChange):
@@ -215,10 +199,6 @@ class RandomNoise(RandomChange):
         strength = self._draw((ops.shape(images)[0], 1, 1, 1), 0, self._highest)
         noise = keras.random.normal(ops.shape(images), seed=self._generator)
         return ops.clip(images + strength * noise, 0, 255)
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return super().get_config() | {"highest": self._highest}
 
 
 @keras.saving.register_keras_serializable("cxr_edge")
@@ -262,11 +242,6 @@ class RandomAffine(RandomChange):
         matrix = [a, b, x - a * x - b * y + right, c, d, y - c * x - d * y + down, none, none]
         return ops.image.affine_transform(images, ops.stack(matrix, axis=1), fill_mode="constant", fill_value=0.0)
 
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        own = {"degrees": self._degrees, "shift": self._shift, "zoom": self._zoom, "stretch": self._stretch}
-        return super().get_config() | own
-
 
 @keras.saving.register_keras_serializable("cxr_edge")
 class RandomBands(RandomChange):
@@ -300,7 +275,3 @@ class RandomBands(RandomChange):
         for band, (low, high) in zip(bands, self._gains.values(), strict=True):
             mean = mean + ops.exp(self._draw((count, 1, 1, 1), math.log(low), math.log(high))) * band
         return ops.clip(mean, 0, 255)
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return super().get_config() | self._gains

@@ -45,17 +45,19 @@ def deployable(network: keras.Model) -> keras.Model:
 
     folded = keras.models.clone_model(network, clone_function=clone, call_function=call)
     for layer in network.layers:
-        if _is_norm(layer) or not layer.weights:
-            continue
-        kernel, *rest = layer.get_weights()
-        if layer is first:
-            kernel = kernel * normalise.scale
-        bias = rest[0] if rest else np.float32(0)
-        if layer.name in norm_of:
-            kernel, bias = _fold(kernel, bias, norm_of[layer.name], depthwise=_is_depthwise(layer))
-        values = [kernel, bias] if rest or layer.name in norm_of else [kernel]
-        folded.get_layer(layer.name).set_weights([_to_half(value) for value in values])
+        if layer.weights and not _is_norm(layer):
+            values = _fold_weights(layer, norm_of.get(layer.name), normalise.scale if layer is first else 1.0)
+            folded.get_layer(layer.name).set_weights([_to_half(value) for value in values])
     return folded
+
+
+def _fold_weights(layer: keras.layers.Layer, norm: keras.layers.Layer | None, scale: float) -> list[Weights]:
+    """Weights of a layer with the scale of its input and the batch norm after it."""
+    kernel, *bias = layer.get_weights()
+    kernel = kernel * scale
+    if norm is None:
+        return [kernel, *bias]
+    return list(_fold(kernel, bias[0] if bias else np.float32(0), norm, depthwise=_is_depthwise(layer)))
 
 
 def _fold(kernel: Weights, bias: Any, norm: keras.layers.Layer, depthwise: bool) -> tuple[Weights, Weights]:

@@ -42,14 +42,14 @@ OUTLIERS = 100
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What the network answers to N images: logits (N,) and pooled features (N, K), float32."""
+class Observation:
+    """The network's output for N images: logits (N,) and pooled features (N, K), float32."""
 
     logit: Floats
     features: Floats
 
 
-Observer = Callable[[Pixels], Answers]
+Observer = Callable[[Pixels], Observation]
 
 
 def write_run(
@@ -102,17 +102,17 @@ def write_run(
 
 
 def observer(network: keras.Model) -> Observer:
-    """Function (N, H, W, 1) uint8 -> `Answers`. It is made once, because Keras traces each new model again."""
+    """Function (N, H, W, 1) uint8 -> `Observation`. It is made once, because Keras traces each new model again."""
     model = keras.Model(network.inputs[0], [network.outputs[0], network.get_layer("pool").output])
 
-    def observe(pixels: Pixels) -> Answers:
+    def observe(pixels: Pixels) -> Observation:
         logit, features = model.predict(pixels, batch_size=PREDICT_BATCH, verbose=0)
-        return Answers(logit[:, 0], features)
+        return Observation(logit[:, 0], features)
 
     return observe
 
 
-def _observe_versions(observe: Observer, pixels: Pixels) -> list[Answers]:
+def _observe_versions(observe: Observer, pixels: Pixels) -> list[Observation]:
     """The original images first, then each perturbation of them."""
     from rich.console import Console
     from rich.progress import track
@@ -121,7 +121,7 @@ def _observe_versions(observe: Observer, pixels: Pixels) -> list[Answers]:
     return [observe(pixels), *(observe(perturb(pixels, change)) for change in changes)]
 
 
-def _fit_novelty(observe: Observer, training: Pixels, held_out: Sequence[Answers], seed: int) -> Novelty:
+def _fit_novelty(observe: Observer, training: Pixels, held_out: Sequence[Observation], seed: int) -> Novelty:
     known = observe(_evenly(training, NOVELTY_IMAGES)).features
     strange = {kind: observe(images).features for kind, images in outliers(training, OUTLIERS, seed).items()}
     return fit_novelty(known, np.concatenate([each.features for each in held_out]), strange)

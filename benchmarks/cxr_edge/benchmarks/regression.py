@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from cxr_edge.benchmarks.statistics import NEEDED, ratio_of_medians
 from cxr_edge.benchmarks.suite import SCHEMA_VERSION
 from cxr_edge.common.limits import read_limits
-from cxr_edge.runtime.errors import UsageError
+from cxr_edge.runtime.errors import CxrEdgeWarning, UsageError
 
 Totals = Mapping[str, npt.NDArray[np.float64]]
 #: Figures that a budget can limit -> option that is needed to measure them.
@@ -102,13 +103,15 @@ class Limits:
         return cls(load_baseline(baseline) if baseline else None, max_slowdown, load_budget(budget) if budget else {})
 
     def check(self, record: Mapping[str, Any]) -> list[Check]:
-        """Compare a record with the budget, then with the baseline."""
+        """Compare a record with the budget, then with the baseline; warn if their conditions differ."""
         checks = check_budget(record, self.budget)
-        return checks + (check_slowdown(Timings.of(record), self.baseline, self.max_slowdown) if self.baseline else [])
-
-    def differences(self, record: Mapping[str, Any]) -> list[str]:
-        """Differences between the conditions of a record and those of the baseline."""
-        return differences(Timings.of(record), self.baseline) if self.baseline else []
+        if self.baseline is None:
+            return checks
+        now = Timings.of(record)
+        for difference in differences(now, self.baseline):
+            message = f"times may differ for a reason other than the bundle; {difference}"
+            warnings.warn(message, CxrEdgeWarning, stacklevel=2)
+        return checks + check_slowdown(now, self.baseline, self.max_slowdown)
 
 
 def load_baseline(path: Path) -> Timings:

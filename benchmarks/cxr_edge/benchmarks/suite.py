@@ -107,11 +107,7 @@ def _latency_row(latency: Latency, first: Latency) -> dict[str, Any]:
 
 def _cold_start(bundle: Path, file: ModelFile, image: Path, python: str | None) -> dict[str, Any]:
     start = cold_start(bundle, file, image, python or sys.executable)
-    return {
-        "cold_start_s": median(start.seconds),
-        "peak_rss_mb": start.peak_rss_mb,
-        "cold_starts_s": start.seconds,
-    }
+    return {"cold_start_s": median(start.seconds), "peak_rss_mb": start.peak_rss_mb, "cold_starts_s": start.seconds}
 
 
 def _heatmap_cost(

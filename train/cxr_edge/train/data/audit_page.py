@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.common.dataset import CLASSES
+from cxr_edge.common.dataset import CLASSES, evenly
 from cxr_edge.common.figures import encode_jpeg, figure_png, shrink
 from cxr_edge.common.pages import render_page
 from cxr_edge.runtime.files import write_atomically
@@ -45,11 +45,7 @@ def thumbnail(origin: Origin) -> bytes:
 
 def _samples(radiographs: Sequence[Radiograph]) -> dict[str, list[Radiograph]]:
     """Some radiographs of each class, evenly spaced over the data set."""
-    classes = {name: [image for image in radiographs if image.origin.label == name] for name in CLASSES}
-    return {
-        name: [members[i * len(members) // SAMPLES] for i in range(SAMPLES)] if len(members) > SAMPLES else members
-        for name, members in classes.items()
-    }
+    return {name: evenly([each for each in radiographs if each.origin.label == name], SAMPLES) for name in CLASSES}
 
 
 def _histograms(audit: Audit) -> bytes:

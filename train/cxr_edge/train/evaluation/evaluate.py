@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -137,10 +136,6 @@ class Evaluation:
             "faithfulness": _faithfulness_dict(self.faithfulness) if self.faithfulness else None,
         }
 
-    def to_json(self) -> str:
-        """Text of `metrics.json`."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
-
 
 def choose_images(subject: Subject, data: Path, split: str | None) -> Source:
     """Choose the images for an evaluation.
@@ -161,7 +156,10 @@ def choose_images(subject: Subject, data: Path, split: str | None) -> Source:
     images = read_dataset(data)
     # A test split may use the same names for other images.
     pooled = [i for i in images if i.path.parents[1].name != "test"]
-    parts = {"holdout": subject.holdout_files, "validation": subject.validation_files}
+    run = subject.trained  # a bundle does not name its images
+    parts = dict(
+        zip(PARTS, (run.holdout_files, run.validation_files) if run else (frozenset(), frozenset()), strict=True)
+    )
     for part in PARTS if split is None else [split] if split in PARTS else []:
         found = [image for image in pooled if image.key in parts[part]]
         if found or split:
@@ -236,13 +234,8 @@ def evaluate(
 
 
 def _at_point(cases: Cases, point: OperatingPoint) -> AtPoint:
-    threshold = point.threshold
-    return AtPoint(
-        point,
-        decision_metrics(cases, threshold),
-        classification_report(cases, threshold),
-        confusion(cases, threshold),
-    )
+    at = point.threshold
+    return AtPoint(point, decision_metrics(cases, at), classification_report(cases, at), confusion(cases, at))
 
 
 def _was_trained_on(subject: Subject, data: Path) -> bool:

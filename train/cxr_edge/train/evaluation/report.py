@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +49,8 @@ def check_target(report: Path) -> None:
 
 def write_report(evaluation: Evaluation, report: Path) -> None:
     """Write `report.html` and `metrics.json`, each atomically."""
-    page, metrics = render(evaluation), evaluation.to_json()
-    write_atomically(report / METRICS, metrics)
+    page, metrics = render(evaluation), json.dumps(evaluation.to_dict(), indent=2, allow_nan=False)
+    write_atomically(report / METRICS, metrics + "\n")
     write_atomically(report / PAGE, page)
 
 

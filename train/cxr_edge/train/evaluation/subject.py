@@ -71,16 +71,6 @@ class Subject:
         """`run` or `bundle`."""
         return "bundle" if self.trained is None else "run"
 
-    @property
-    def validation_files(self) -> frozenset[str]:
-        """`CLASS/name` of the images that chose epoch, temperature and thresholds of a run; empty for a bundle."""
-        return self.trained.validation_files if self.trained else frozenset()
-
-    @property
-    def holdout_files(self) -> frozenset[str]:
-        """`CLASS/name` of the hold-out images, which chose nothing; empty for a bundle or a run without a hold-out."""
-        return self.trained.holdout_files if self.trained else frozenset()
-
     def run(self, pixels: Pixels) -> Outputs:
         """Decide and explain (N, H, W, 1) uint8 in [0, 255], N ≥ 1."""
         return Outputs.concatenate([self._runner(np.stack(chunk)) for chunk in chunks(pixels, BATCH)])

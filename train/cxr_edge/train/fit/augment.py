@@ -50,7 +50,6 @@ class RandomChange(layers.Layer):
 
     def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._seed = seed
         self._generator = keras.random.SeedGenerator(seed)
 
     def call(self, images: Any, training: bool = False) -> Any:
@@ -66,7 +65,6 @@ class RandomChange(layers.Layer):
         return keras.random.uniform(shape, low, high, seed=self._generator)
 
 
-@keras.saving.register_keras_serializable("cxr_edge")
 class Sometimes(RandomChange):
     """Apply another layer to a random share of the images.
 
@@ -91,18 +89,7 @@ class Sometimes(RandomChange):
         drawn = self._draw((ops.shape(images)[0], 1, 1, 1))
         return ops.where(drawn < self._share, self._other(images, training=True), images)
 
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments. Keras collects those of the other classes itself, but not a layer."""
-        other = keras.saving.serialize_keras_object(self._other)
-        return super().get_config() | {"other": other, "share": self._share, "seed": self._seed}
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Sometimes:
-        """Build from `get_config`."""
-        return cls(keras.saving.deserialize_keras_object(config.pop("other")), **config)
-
-
-@keras.saving.register_keras_serializable("cxr_edge")
 class RandomFrame(RandomChange):
     """Cover a strip of random width at each of the four sides with one random gray level: another collimation.
 
@@ -132,7 +119,6 @@ class RandomFrame(RandomChange):
         return ops.where(kept, images, ops.cast(gray, images.dtype))
 
 
-@keras.saving.register_keras_serializable("cxr_edge")
 class RandomEqualise(RandomChange):
     """Blend each image with its histogram-equalised version in a random share: another vendor's tone curve.
 
@@ -161,7 +147,6 @@ class RandomEqualise(RandomChange):
         return images + self._draw((shape[0], 1, 1, 1)) * (equalised - images)
 
 
-@keras.saving.register_keras_serializable("cxr_edge")
 class RandomGamma(RandomChange):
     """Raise each image's brightness, as a share of 255, to a random power: another film or detector curve.
 
@@ -181,7 +166,6 @@ class RandomGamma(RandomChange):
         return 255.0 * ops.power(ops.clip(images / 255.0, 1e-6, 1.0), power)  # at 0 a power has no gradient
 
 
-@keras.saving.register_keras_serializable("cxr_edge")
 class RandomNoise(RandomChange):
     """Add normal noise of random strength to each image: another exposure or detector.
 
@@ -201,7 +185,6 @@ class RandomNoise(RandomChange):
         return ops.clip(images + strength * noise, 0, 255)
 
 
-@keras.saving.register_keras_serializable("cxr_edge")
 class RandomAffine(RandomChange):
     """Rotate, shift, zoom and stretch each image about its centre in one interpolation; the surroundings become black.
 
@@ -243,7 +226,6 @@ class RandomAffine(RandomChange):
         return ops.image.affine_transform(images, ops.stack(matrix, axis=1), fill_mode="constant", fill_value=0.0)
 
 
-@keras.saving.register_keras_serializable("cxr_edge")
 class RandomBands(RandomChange):
     """Amplify or reduce each image's contrast by scale: another detector, enhancement or resizing kernel.
 

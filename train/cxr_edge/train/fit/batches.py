@@ -86,7 +86,6 @@ def _neighbours(values: Floats) -> Floats:
     return values.reshape(-1, 2, 1)[:, ::-1].reshape(-1, 1)
 
 
-@keras.saving.register_keras_serializable("cxr_edge")
 class PairMix(keras.layers.Layer):
     """Mix each image of a batch with its neighbour, 0 with 1, 2 with 3 (mixup, Zhang et al. 2018).
 

@@ -73,17 +73,13 @@ def operating_points(labels: Labels, *probabilities: Floats) -> tuple[OperatingP
     def sensitive(least: float) -> tuple[int, str]:
         return int(np.flatnonzero(least_sensitive >= least)[0]), f"highest threshold with sensitivity ≥ {least:.0%}"
 
+    def specific(least: float) -> tuple[int, str]:
+        return int(np.flatnonzero(least_specific >= least)[-1]), f"lowest threshold with specificity ≥ {least:.0%}"
+
     balanced = sensitive(BALANCED[0])
     if least_specific[balanced[0]] < BALANCED[1]:  # a weak network: maximise Youden's index (1950)
         balanced = int((sensitivity + specificity).min(axis=0).argmax()), "largest sensitivity + specificity"
-    found = {
-        "balanced": balanced,
-        "screening": sensitive(TARGET),
-        "confirm": (
-            int(np.flatnonzero(least_specific >= TARGET)[-1]),
-            f"lowest threshold with specificity ≥ {TARGET:.0%}",
-        ),
-    }
+    found = {"balanced": balanced, "screening": sensitive(TARGET), "confirm": specific(TARGET)}
     where = "on held-out patients of train"
     if len(probabilities) > 1:
         where = f"in the worst of {len(probabilities)} versions of the images (original and perturbed) {where}"

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
@@ -70,7 +71,8 @@ def write_run(
     """
     network = deployable(network)
     models.save(network, folder / NETWORK)
-    observe = observer(network)
+    # One model, because Keras traces each new one again.
+    observe = partial(_observe, keras.Model(network.inputs[0], [network.outputs[0], network.get_layer("pool").output]))
     versions = _observe_versions(observe, validation.pixels)
     novelty = _fit_novelty(observe, training.pixels, versions, facts["config"]["seed"])
     novelty.save(folder / NOVELTY)
@@ -101,15 +103,9 @@ def write_run(
     return record
 
 
-def observer(network: keras.Model) -> Observer:
-    """Function (N, H, W, 1) uint8 -> `Observation`. It is made once, because Keras traces each new model again."""
-    model = keras.Model(network.inputs[0], [network.outputs[0], network.get_layer("pool").output])
-
-    def observe(pixels: Pixels) -> Observation:
-        logit, features = model.predict(pixels, batch_size=PREDICT_BATCH, verbose=0)
-        return Observation(logit[:, 0], features)
-
-    return observe
+def _observe(model: keras.Model, pixels: Pixels) -> Observation:
+    logit, features = model.predict(pixels, batch_size=PREDICT_BATCH, verbose=0)
+    return Observation(logit[:, 0], features)
 
 
 def _observe_versions(observe: Observer, pixels: Pixels) -> list[Observation]:

@@ -44,12 +44,7 @@ class Tracking:
     mlflow: bool = False
 
     def __post_init__(self) -> None:
-        needed = {
-            "tensorboard": self.tensorboard,
-            "mlflow": self.mlflow,
-            "sqlalchemy": self.mlflow,
-            "alembic": self.mlflow,
-        }
+        needed = {"tensorboard": self.tensorboard} | dict.fromkeys(("mlflow", "sqlalchemy", "alembic"), self.mlflow)
         for module, wanted in needed.items():
             if wanted and find_spec(module) is None:
                 raise MissingExtraError("track", module)

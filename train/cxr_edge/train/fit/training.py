@@ -73,7 +73,9 @@ def train(
     with _removed_on_error(partial), (tracking or Tracking()).watch(run, unfinished, identity) as trackers:
         fit(network, training, validation, config, replicas, state, unfinished / "best.weights.h5", trackers)
         facts |= {"history": state.history, "seconds": round(state.seconds, 1)}
-        return _finish(partial, run, _copy(network, config), (training, validation, holdout), facts)
+        plain = config.build()  # in single precision, on one device
+        plain.set_weights(network.get_weights())
+        return _finish(partial, run, plain, (training, validation, holdout), facts)
 
 
 def _check_target(run: Path) -> None:
@@ -107,13 +109,6 @@ def _build(config: TrainConfig, replicas: Replicas) -> keras.Model:
     keras.utils.set_random_seed(config.seed)
     with replicas.scope(), _precision(config.mixed_precision):
         return config.build(config.weights)
-
-
-def _copy(network: keras.Model, config: TrainConfig) -> keras.Model:
-    """The same network in single precision on one device."""
-    plain = config.build()
-    plain.set_weights(network.get_weights())
-    return plain
 
 
 def _finish(

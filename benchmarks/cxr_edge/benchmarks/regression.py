@@ -109,8 +109,7 @@ class Limits:
             return checks
         now = Timings.of(record)
         for difference in differences(now, self.baseline):
-            message = f"times may differ for a reason other than the bundle; {difference}"
-            warnings.warn(message, CxrEdgeWarning, stacklevel=2)
+            warnings.warn(f"times may differ for another reason; {difference}", CxrEdgeWarning, stacklevel=2)
         return checks + check_slowdown(now, self.baseline, self.max_slowdown)
 
 

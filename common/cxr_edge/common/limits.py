@@ -15,13 +15,7 @@ else:
 
 
 def read_limits(path: Path, known: Collection[str]) -> dict[str, dict[str, float]]:
-    """Read a TOML file whose tables contain only numbers with known keys.
-
-    Raises
-    ------
-    UsageError
-        If the file cannot be read, or contains anything else.
-    """
+    """Read a TOML file whose tables contain only numbers with known keys; UsageError otherwise."""
     try:
         tables = tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:

@@ -1,1 +1,1 @@
-"""The data set: patients, splits, audit, perturbations, drawn radiographs."""
+"""The data set: patients, splits, batches, audit, perturbations, drawn radiographs."""

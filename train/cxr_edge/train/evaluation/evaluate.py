@@ -156,10 +156,9 @@ def choose_images(subject: Subject, data: Path, split: str | None) -> Source:
     images = read_dataset(data)
     # A test split may use the same names for other images.
     pooled = [i for i in images if i.path.parents[1].name != "test"]
-    run = subject.trained  # a bundle does not name its images
-    parts = dict(
-        zip(PARTS, (run.holdout_files, run.validation_files) if run else (frozenset(), frozenset()), strict=True)
-    )
+    parts: dict[str, frozenset[str]] = dict.fromkeys(PARTS, frozenset())
+    if subject.trained:  # a bundle does not name its images
+        parts = {"holdout": subject.trained.holdout_files, "validation": subject.trained.validation_files}
     for part in PARTS if split is None else [split] if split in PARTS else []:
         found = [image for image in pooled if image.key in parts[part]]
         if found or split:

@@ -159,15 +159,14 @@ def replacing_order(
     -------
     Two (H, W) float: each pixel's place in the order, in [0, 1).
     """
-    by_chance = upsample(
-        random.random(heatmap.shape, np.float32), geometry, contract, contract.height, contract.width
-    ).ravel()
-    heat = upsample(heatmap, geometry, contract, contract.height, contract.width).ravel()
+    cells = random.random(heatmap.shape, np.float32)
+    height, width = contract.height, contract.width
+    by_chance, heat = (upsample(each, geometry, contract, height, width).ravel() for each in (cells, heatmap))
     places = []
     for order in (np.lexsort((by_chance, -heat)), np.argsort(by_chance, kind="stable")):
         place = np.empty(len(order))
         place[order] = np.arange(len(order)) / len(order)
-        places.append(place.reshape(contract.height, contract.width))
+        places.append(place.reshape(height, width))
     return places[0], places[1]
 
 

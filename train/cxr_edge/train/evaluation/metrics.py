@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -133,11 +134,7 @@ def classification_report(
     """
     labels, decided = cases.labels, (cases.probability >= threshold).astype(np.int64)
 
-    def normal(weights: Weights) -> dict[str, Floats]:
-        return _class_figures(1 - labels, 1 - decided, weights)
-
-    def pneumonia(weights: Weights) -> dict[str, Floats]:
-        return _class_figures(labels, decided, weights)
+    normal, pneumonia = partial(_class_figures, 1 - labels, 1 - decided), partial(_class_figures, labels, decided)
 
     def macro(weights: Weights) -> dict[str, Floats]:
         one, other = normal(weights), pneumonia(weights)

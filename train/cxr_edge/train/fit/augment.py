@@ -257,3 +257,20 @@ class RandomBands(RandomChange):
         for band, (low, high) in zip(bands, self._gains.values(), strict=True):
             mean = mean + ops.exp(self._draw((count, 1, 1, 1), math.log(low), math.log(high))) * band
         return ops.clip(mean, 0, 255)
+
+
+class PairMix(layers.Layer):
+    """Mix each image of a batch with its neighbour, 0 with 1, 2 with 3 (mixup, Zhang et al. 2018).
+
+    Neighbours stay on one replica when a batch is divided among several.
+    """
+
+    def call(self, images: Any, shares: Any, training: bool = False) -> Any:
+        """Images (N, H, W, C), N even, and their shares (N, 1) in [0, 1] -> (N, H, W, C)."""
+        if not training:
+            return images
+        height, width, channels = images.shape[1:]
+        pairs = ops.reshape(images, (-1, 2, height, width, channels))
+        neighbours = ops.reshape(ops.flip(pairs, axis=1), (-1, height, width, channels))
+        shares = ops.reshape(shares, (-1, 1, 1, 1))
+        return shares * images + (1 - shares) * neighbours

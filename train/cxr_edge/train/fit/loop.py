@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from cxr_edge.train.fit.augment import augmentation, unchanged
-from cxr_edge.train.fit.batches import PairMix, RadiographBatches
+from cxr_edge.train.data.batches import RadiographBatches
+from cxr_edge.train.fit.augment import PairMix, augmentation, unchanged
 from cxr_edge.train.fit.callbacks import EpochProgress, KeepFreedMemory, StopOnNaN
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import numpy as np
 
 from cxr_edge.runtime.errors import CxrEdgeWarning, UsageError
 from cxr_edge.runtime.files import write_atomically
-from cxr_edge.train.fit.batches import RadiographBatches
+from cxr_edge.train.data.batches import RadiographBatches
 
 STATE = "state.json"
 #: The attributes that change from epoch to epoch, by class. Keras has no public interface for them: if a release

@@ -30,7 +30,7 @@ class RadiographBatches(keras.utils.PyDataset):
         Weight the images so that both classes count the same: n / (2·n_class).
     mixup
         Parameter of the Beta distribution from which each image's share in the mixture with its neighbour is drawn
-        (Zhang et al. 2018); 0 mixes none. The layer `PairMix` does the mixing. The batch size must be even.
+        (Zhang et al. 2018); 0 mixes none. `fit.augment.PairMix` does the mixing. The batch size must be even.
 
     Notes
     -----
@@ -84,22 +84,3 @@ class RadiographBatches(keras.utils.PyDataset):
 def _neighbours(values: Floats) -> Floats:
     """Exchange the values of each pair: (n, 1) -> (n, 1)."""
     return values.reshape(-1, 2, 1)[:, ::-1].reshape(-1, 1)
-
-
-class PairMix(keras.layers.Layer):
-    """Mix each image of a batch with its neighbour, 0 with 1, 2 with 3 (mixup, Zhang et al. 2018).
-
-    Neighbours stay on one replica when a batch is divided among several.
-    """
-
-    def call(self, images: Any, shares: Any, training: bool = False) -> Any:
-        """Images (N, H, W, C), N even, and their shares (N, 1) in [0, 1] -> (N, H, W, C)."""
-        if not training:
-            return images
-        from keras import ops
-
-        height, width, channels = images.shape[1:]
-        pairs = ops.reshape(images, (-1, 2, height, width, channels))
-        neighbours = ops.reshape(ops.flip(pairs, axis=1), (-1, height, width, channels))
-        shares = ops.reshape(shares, (-1, 1, 1, 1))
-        return shares * images + (1 - shares) * neighbours

@@ -22,6 +22,8 @@ from cxr_edge.common.statistics import (
 )
 
 Weights = npt.NDArray[np.float64]
+#: (R, N) weights of the images -> figures by name, (R,) each.
+Weighted = Callable[[Weights], Mapping[str, Floats]]
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -140,7 +142,7 @@ def classification_report(
         one, other = normal(weights), pneumonia(weights)
         return {name: (one[name] + other[name]) / 2 for name in one}
 
-    rows = {CLASSES[0]: normal, CLASSES[1]: pneumonia, "macro average": macro}
+    rows: dict[str, Weighted] = {CLASSES[0]: normal, CLASSES[1]: pneumonia, "macro average": macro}
     return {row: _estimates_of(weighted, cases.patients, resamples, seed) for row, weighted in rows.items()}
 
 
@@ -190,11 +192,7 @@ def patient_weights(patients: npt.NDArray[np.str_], resamples: int, seed: int) -
 
 
 def _estimates(
-    values: Mapping[str, float],
-    weighted: Callable[[Weights], Mapping[str, Floats]],
-    patients: npt.NDArray[np.str_],
-    resamples: int,
-    seed: int,
+    values: Mapping[str, float], weighted: Weighted, patients: npt.NDArray[np.str_], resamples: int, seed: int
 ) -> dict[str, Estimate]:
     """Give each value the interval of its weighted form over all resamples."""
     with np.errstate(invalid="ignore", divide="ignore"):  # a resample without a class is left out
@@ -202,9 +200,7 @@ def _estimates(
     return {name: _estimate(value, np.concatenate([part[name] for part in parts])) for name, value in values.items()}
 
 
-def _estimates_of(
-    weighted: Callable[[Weights], Mapping[str, Floats]], patients: npt.NDArray[np.str_], resamples: int, seed: int
-) -> dict[str, Estimate]:
+def _estimates_of(weighted: Weighted, patients: npt.NDArray[np.str_], resamples: int, seed: int) -> dict[str, Estimate]:
     """`_estimates` of values that are computed by the weighted form with all weights 1."""
     with np.errstate(invalid="ignore", divide="ignore"):
         values = {name: float(value[0]) for name, value in weighted(np.ones((1, len(patients)))).items()}

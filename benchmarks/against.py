@@ -1,11 +1,11 @@
-"""The runtime of this checkout against another checkout of the project, on the same files, in turns.
+"""Compare the speed of the runtime in this checkout with that in another checkout, on the same files.
 
     git worktree add ../before v0.1.0
     python benchmarks/against.py ../before radiographs --precision int8
 
-Each side is a process of its own that decides on one file when it is told to, so both meet the same moment of the
-machine. Printed are the medians in milliseconds, their ratio with a 95 % bootstrap interval over the files, and how
-far the probabilities differ. Reading of the file is included.
+Each checkout runs in its own process. The two take turns, file by file, so that the load of the machine affects both
+alike. The output gives the medians in milliseconds with reading of the file, their ratio with a 95 % bootstrap
+interval over the files, and the difference of the probabilities.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any
 import click
 import numpy as np
 
-from cxr_edge.runtime.imaging.image import find_images
+from cxr_edge.runtime.imaging.folders import find_images
 
-ROOTS = ("runtime", "train", "export", "benchmarks")
+ROOTS = ("runtime", "common", "train", "export", "benchmarks")
 WORKER = """
 import json, sys
 from time import perf_counter
@@ -39,13 +39,13 @@ for line in sys.stdin:
 @click.command()
 @click.argument("other", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("images", type=click.Path(exists=True, path_type=Path))
-@click.option("-m", "--model", default="", help="Bundle for both; by default the packaged model of each checkout.")
-@click.option("--engine", default="litert", show_default=True)
-@click.option("--precision", default="auto", show_default=True)
-@click.option("--threads", default=1, show_default=True, help="Of the engine.")
-@click.option("--rounds", default=10, show_default=True, help="Times that each file is decided on.")
+@click.option("-m", "--model", default="", help="Bundle for both checkouts; by default the packaged model of each.")
+@click.option("--engine", default="litert", show_default=True, help="Engine: onnx or litert.")
+@click.option("--precision", default="auto", show_default=True, help="Precision: fp32, fp16 or int8.")
+@click.option("--threads", default=1, show_default=True, help="Threads of the engine.")
+@click.option("--rounds", default=10, show_default=True, help="Number of predictions for each file.")
 def main(other: Path, images: Path, rounds: int, **options: Any) -> None:
-    """Time this checkout against OTHER on IMAGES."""
+    """Compare the speed of this checkout with that of the checkout in folder OTHER on the radiographs in IMAGES."""
     here = Path(__file__).resolve().parents[1]
     files = [path.resolve() for path in find_images(images)]
     sides = [start(checkout, **options) for checkout in (here, other.resolve())]
@@ -62,14 +62,14 @@ def main(other: Path, images: Path, rounds: int, **options: Any) -> None:
 
 
 def start(checkout: Path, model: str, engine: str, precision: str, threads: int) -> subprocess.Popen[str]:
-    """A process that runs the code of a checkout, whatever is installed."""
+    """Start a process that runs the code of a checkout, not the installed package."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(str(checkout / root) for root in ROOTS)}
     command = [sys.executable, "-c", WORKER, model, engine, precision, str(threads)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def ask(side: subprocess.Popen[str], file: Path) -> tuple[float, float, str]:
-    """Let a side decide on a file: milliseconds, probability, label."""
+    """Let a process predict a file; return milliseconds, probability and label."""
     assert side.stdin is not None and side.stdout is not None
     side.stdin.write(f"{file}\n")
     side.stdin.flush()
@@ -78,7 +78,7 @@ def ask(side: subprocess.Popen[str], file: Path) -> tuple[float, float, str]:
 
 
 def report(times: np.ndarray, probabilities: np.ndarray, decisions: int) -> None:
-    """Print what was measured; `times` is (rounds, files, 2) in milliseconds, this checkout first."""
+    """Print the results; `times` is (rounds, files, 2) in milliseconds, this checkout first."""
     medians = np.median(times, axis=0)
     random = np.random.default_rng(0)
     samples = random.integers(0, len(medians), (2000, len(medians)))
@@ -86,9 +86,9 @@ def report(times: np.ndarray, probabilities: np.ndarray, decisions: int) -> None
     low, high = np.quantile(ratios, (0.025, 0.975))
     here, there = np.median(medians, axis=0)
     difference = np.abs(probabilities[:, 0] - probabilities[:, 1])
-    click.echo(f"{len(medians)} files, {len(times)} rounds: {here:.2f} ms here, {there:.2f} ms there")
+    click.echo(f"{len(medians)} files, {len(times)} rounds: {here:.2f} ms here, {there:.2f} ms in the other checkout")
     click.echo(f"ratio {here / there:.3f} [{low:.3f}, {high:.3f}]")
-    click.echo(f"largest difference of a probability {difference.max():.4f}; {decisions} decisions differ")
+    click.echo(f"largest difference of probabilities {difference.max():.4f}; {decisions} decisions differ")
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ def test_a_limit_on_what_was_not_measured_fails_and_says_what_it_needs():
         ("[all]\ntotal_p96_ms = 1", "unknown key 'total_p96_ms'"),
         ("[all]\nsize_mb = '3'", "must be a number"),
         ("size_mb = 3", "outside of a table"),
-        ("[model.onnx]\nsize_mb = 3", "is quoted"),
+        ("[model.onnx]\nsize_mb = 3", "must be quoted"),
         ("[all", "TOML"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Benchmarks of a bundle and its peers, and the demo."""
+"""Benchmarks of a bundle and of alternatives, and the demo."""

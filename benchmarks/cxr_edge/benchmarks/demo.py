@@ -1,10 +1,11 @@
-"""`cxr-edge demo`: the whole chain in one command, on drawn radiographs or on real ones."""
+"""The command `cxr-edge demo`: the whole chain on phantoms or on real radiographs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,53 +13,29 @@ from cxr_edge.runtime.errors import DataError
 from cxr_edge.runtime.files import write_atomically
 
 if TYPE_CHECKING:
+    from cxr_edge.benchmarks.report_page import DemoResult
     from cxr_edge.common.dataset import LabelledImage
-    from cxr_edge.export.verification.verify import Verification
-    from cxr_edge.runtime.predictor import Prediction
+    from cxr_edge.common.figures import GalleryImage
+    from cxr_edge.train.fit.config import TrainConfig
 
-#: Drawn patients of each class; every third has two images.
+#: Phantom patients of each class; every third has two images.
 PATIENTS = 150
-#: Radiographs to verify on, and to show in the report.
+#: Number of radiographs for verification, and in the report.
 VERIFY_IMAGES, SHOWN = 1000, 12
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A radiograph in the report: its name, its true class, what the network says, and the picture's PNG file."""
-
-    name: str
-    truth: str
-    prediction: Prediction
-    png: bytes
-
-
-@dataclass(frozen=True)
-class DemoResult:
-    """What each stage of the chain gave."""
-
-    data: Path
-    run: Path
-    bundle: Path
-    record: dict[str, Any]
-    verification: Verification
-    benchmark: dict[str, Any]
-    shown: list[Shown]
-
-
-@click.command()
+@click.command(context_settings={"show_default": True})
 @click.argument("data", type=click.Path(path_type=Path), required=False)
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default="demo", show_default=True, help="Folder to write."
-)
-@click.option("--weights", default="imagenet", show_default=True, help="For DATA, as of `cxr-edge train`.")
-@click.option("--epochs", type=click.IntRange(1), help="[default: 14 on drawn radiographs, 4 on DATA]")
-@click.option("--patients", type=click.IntRange(10), default=PATIENTS, show_default=True, help="Drawn for each class.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), default="demo", help="Folder to write.")
+@click.option("--weights", default="imagenet", help="As in `cxr-edge train`, for DATA.")
+@click.option("--epochs", type=click.IntRange(1), help="[default: 14 on phantoms, 4 on DATA]")
+@click.option("--patients", type=click.IntRange(10), default=PATIENTS, help="Phantoms of each class.")
+@click.option("--seed", type=int, default=0)
 def demo(data: Path | None, output: Path, weights: str, epochs: int | None, patients: int, seed: int) -> None:
-    """Train, export, verify, predict and benchmark in one go, ending with a report.
+    """Train, export, verify, predict and benchmark with one command, and write a report.
 
-    Without DATA it draws chest phantoms and trains a small network on them, within 4 minutes on 2 cores; with DATA, in
-    the Kaggle layout, it fine-tunes MobileNetV2 on real radiographs.
+    Without DATA, the command draws chest phantoms and trains a small network on them, in less than 4 minutes on 2
+    cores. With DATA, in the Kaggle layout, it fine-tunes MobileNetV2 on real radiographs.
 
     \b
       cxr-edge demo
@@ -69,36 +46,43 @@ def demo(data: Path | None, output: Path, weights: str, epochs: int | None, pati
     import_keras_quietly()
     from rich.console import Console
 
-    from cxr_edge.benchmarks.report import print_benchmark
     from cxr_edge.benchmarks.report_page import write_page
     from cxr_edge.common.dataset import read_dataset
-    from cxr_edge.common.progress import table_console
-    from cxr_edge.export.verification.report import print_verification
     from cxr_edge.train.fit.config import TrainConfig
 
-    say = Console(stderr=True)
+    console = Console(stderr=True)
     if data:
         config = TrainConfig(weights=weights, epochs=epochs or 4, seed=seed)
     else:
         data = _draw(output / "phantoms", patients, seed)
-        # Drawings differ by no room or scanner that augmentation could stand for.
+        # Phantoms do not differ by room or scanner, so augmentation would not help.
         config = TrainConfig(
             "cnn", "none", epochs=epochs or 14, batch_size=8, learning_rate=3e-3, augment=False, seed=seed
         )
-    result = run_chain(data, output, config, say.rule)
+    result = run_chain(data, output, config, console.rule)
     write_page(output / "report.html", result)
-    console = table_console()
-    print_verification(result.verification, console)
-    print_benchmark(result.benchmark, console)
-    metrics = "  ".join(f"{name} {value:.4f}" for name, value in result.record["metrics"]["validation"].items())
-    click.echo(f"validation on held-out patients: {metrics}")
+    _print(result)
     click.echo(f"report: {output / 'report.html'}")
     some_image = next(image.path for image in read_dataset(data))
     click.echo(f"next: cxr-edge explain -m {output / 'bundle'} {some_image} -o {output / 'pictures'}", err=True)
 
 
-def run_chain(data: Path, output: Path, config: Any, announce: Any) -> DemoResult:
-    """Train, export, verify, explain and benchmark; everything lands below `output`."""
+def _print(result: DemoResult) -> None:
+    """Print the results of verification, benchmark and training."""
+    from cxr_edge.benchmarks.report import print_benchmark
+    from cxr_edge.common.progress import table_console
+    from cxr_edge.export.verification.report import print_verification
+
+    console = table_console()
+    print_verification(result.verification, console)
+    print_benchmark(result.benchmark, console)
+    metrics = "  ".join(f"{name} {value:.4f}" for name, value in result.record["metrics"]["validation"].items())
+    click.echo(f"validation on held-out patients: {metrics}")
+
+
+def run_chain(data: Path, output: Path, config: TrainConfig, announce: Callable[[str], None]) -> DemoResult:
+    """Train, export, verify, explain and benchmark; write everything below `output`."""
+    from cxr_edge.benchmarks.report_page import DemoResult
     from cxr_edge.benchmarks.suite import Options, benchmark
     from cxr_edge.common.progress import stages
     from cxr_edge.export.conversion.build import build_bundle
@@ -121,14 +105,12 @@ def run_chain(data: Path, output: Path, config: Any, announce: Any) -> DemoResul
     announce("bench")
     with stages() as progress:
         timings = benchmark(bundle, [image.path for image in images], Options(samples=64, run=run), progress)
-    import json
-
     write_atomically(output / "bench.json", json.dumps(timings, indent=2) + "\n")
     return DemoResult(data, run, bundle, record, verification, timings, shown)
 
 
 def _draw(folder: Path, patients: int, seed: int) -> Path:
-    """Draw the data set anew; only a folder that was drawn before is replaced."""
+    """Draw the data set again; only a folder that the demo has drawn is replaced."""
     import shutil
 
     from cxr_edge.common.progress import stages
@@ -146,7 +128,7 @@ def _draw(folder: Path, patients: int, seed: int) -> Path:
 
 
 def _examples(data: Path) -> list[LabelledImage]:
-    """Some radiographs of each class, evenly over the data set's test split if it has one."""
+    """Some radiographs of each class, evenly spaced over the test split if there is one."""
     from cxr_edge.common.dataset import SPLITS, read_dataset
 
     images = read_dataset(data, ("test",) if (data / "test").is_dir() else SPLITS)
@@ -155,8 +137,10 @@ def _examples(data: Path) -> list[LabelledImage]:
     return [members[i * len(members) // half] for members in classes for i in range(half)]
 
 
-def _explain(bundle: Path, images: list[LabelledImage], folder: Path) -> list[Shown]:
+def _explain(bundle: Path, images: list[LabelledImage], folder: Path) -> list[GalleryImage]:
+    """Explain the images and write their pictures to `folder`."""
     from cxr_edge.common.dataset import CLASSES
+    from cxr_edge.common.figures import GalleryImage
     from cxr_edge.runtime.explanation.gradcam import encode_picture
     from cxr_edge.runtime.predictor import load
 
@@ -164,7 +148,7 @@ def _explain(bundle: Path, images: list[LabelledImage], folder: Path) -> list[Sh
     shown = []
     for image in images:
         explanation = predictor.explain(image.path)
-        png = encode_picture(explanation.picture)
+        png, found = encode_picture(explanation.picture), explanation.prediction
         write_atomically(folder / f"{image.path.stem}.png", png)
-        shown.append(Shown(image.path.name, CLASSES[image.label], explanation.prediction, png))
+        shown.append(GalleryImage(png, image.path.name, CLASSES[image.label], found.label, found.probability))
     return shown

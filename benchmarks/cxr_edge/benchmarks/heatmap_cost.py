@@ -1,4 +1,4 @@
-"""What the in-graph heatmap costs: each file against itself without that branch."""
+"""Cost of the in-graph heatmap: each file against a copy without that branch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.benchmarks.latency import WARM_UP
 from cxr_edge.benchmarks.statistics import median_ratio
 from cxr_edge.runtime.errors import UsageError
 
@@ -17,19 +18,19 @@ KEPT = ("probability", "logit", "novelty")
 
 
 def without_heatmap(source: Path, target: Path) -> None:
-    """Write a copy of a model file that computes `probability` and `logit` alone."""
+    """Write a copy of a model file that computes only the outputs `KEPT`."""
     {".onnx": _prune_onnx, ".tflite": _prune_tflite}[source.suffix](source, target)
 
 
 def heatmap_cost(
     file: Path, pruned: Path, images: npt.NDArray[np.uint8], threads: int, samples: int, tick: Callable[[], None]
 ) -> dict[str, Any]:
-    """Run both interleaved on (N, H, W, 1) uint8: the ratio of their times, its interval, the raw samples."""
+    """Run both files in turns on (N, H, W, 1) uint8: ratio of their times, its interval, and the raw samples."""
     run_both = [_runner(path, threads) for path in (file, pruned)]
     times: list[list[float]] = [[], []]
-    for round_ in range(-5, samples):
+    for round_ in range(-WARM_UP, samples):
         image = images[round_ % len(images)][np.newaxis]
-        # Whoever goes second finds warm caches: take turns.
+        # The second file finds warm caches, so the order alternates.
         order = (0, 1) if round_ % 2 else (1, 0)
         for which in order:
             start = perf_counter()
@@ -41,7 +42,7 @@ def heatmap_cost(
 
 
 def _runner(path: Path, threads: int) -> Callable[[npt.NDArray[np.uint8]], Any]:
-    """The bare engine, because the runtime's refuses a file without a heatmap."""
+    """The bare engine, because the runtime refuses a file without a heatmap."""
     if path.suffix == ".onnx":
         import onnxruntime
 
@@ -74,7 +75,7 @@ def _prune_onnx(source: Path, target: Path) -> None:
 
 
 def _prune_tflite(source: Path, target: Path) -> None:
-    """Drop the operators that only the heatmap needs, by the TFLite schema's object interface."""
+    """Remove the operators that only the heatmap needs, with the object interface of the TFLite schema."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
@@ -82,11 +83,11 @@ def _prune_tflite(source: Path, target: Path) -> None:
     graph = model.subgraphs[0]
     kept = [entry for entry in model.signatureDefs[0].outputs if entry.name.decode() in KEPT]
     if len(kept) != len(KEPT):
-        raise UsageError(f"{source}: has no outputs {KEPT}; export it again")
+        raise UsageError(f"{source}: does not have the outputs {', '.join(KEPT)}; export it again")
     model.signatureDefs[0].outputs = kept
     graph.outputs = [entry.tensorIndex for entry in kept]
     needed, operators = set(graph.outputs), []
-    for operator in reversed(graph.operators):  # operators stand in execution order
+    for operator in reversed(graph.operators):  # operators are in execution order
         if needed.intersection(operator.outputs):
             needed.update(operator.inputs)
             operators.append(operator)

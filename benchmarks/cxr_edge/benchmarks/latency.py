@@ -1,4 +1,4 @@
-"""Latency by stage, from the image file to the decision and its picture, files interleaved."""
+"""Latency of each stage, from the image file to the decision and its picture."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ WARM_UP = 5
 
 @dataclass(frozen=True)
 class Latency:
-    """Raw samples of one file in milliseconds, by stage.
+    """Raw samples of one file in milliseconds by stage.
 
-    `total` is decode + preprocess + inference, the heatmap included; `explanation` is the drawing of its picture.
+    `total` is decode + preprocess + inference, with the heatmap. `explanation` is the time to draw its picture.
     """
 
     file: ModelFile
@@ -30,7 +30,7 @@ class Latency:
 
 
 def open_files(bundle: Bundle, engine: str, threads: int) -> tuple[list[Predictor], list[str]]:
-    """Load each file of a bundle that can run here; also why the others cannot."""
+    """Load each file of a bundle that can run here; also return why the others cannot."""
     predictors, passed_over = [], []
     for file in bundle.manifest.files:
         if engine not in ("all", file.engine):
@@ -41,7 +41,8 @@ def open_files(bundle: Bundle, engine: str, threads: int) -> tuple[list[Predicto
             passed_over.append(f"{file.path}: {error}")
     if not predictors:
         raise EngineError(
-            f"no file of {bundle.folder} runs here with engine {engine}: {'; '.join(passed_over) or 'none'}"
+            f"{bundle.folder}: no file runs here with engine {engine} ({'; '.join(passed_over) or 'it has none'}); "
+            "install the engine, or choose another"
         )
     return predictors, passed_over
 
@@ -49,7 +50,7 @@ def open_files(bundle: Bundle, engine: str, threads: int) -> tuple[list[Predicto
 def measure(
     predictors: Sequence[Predictor], images: Sequence[Path], samples: int, tick: Callable[[], None]
 ) -> list[Latency]:
-    """Time every predictor on every image in turn, `samples` rounds after warm-up."""
+    """Time all predictors in turns, one image per round, for `samples` rounds after warm-up."""
     latencies = [Latency(p.file, p.engine.backend) for p in predictors]
     for round_ in range(-WARM_UP, samples):
         image = images[round_ % len(images)]

@@ -1,4 +1,4 @@
-"""What people do without us: Keras, its own image loader, and Grad-CAM by GradientTape."""
+"""Alternatives without this package: Keras with its own image loader, and Grad-CAM by GradientTape."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Peer = Callable[[Path], tuple[float, npt.NDArray[np.float32]]]
 
 
 def keras_peers(folder: Path) -> dict[str, Peer]:
-    """Two ways to decide and explain with the network of a run of `cxr-edge train`.
+    """Two ways to decide and explain with the network of a run.
 
-    `Keras' example`: as Keras' own Grad-CAM example has it (Chollet 2020): `predict`, then a function that builds the
-    gradient model and records one more pass. `Keras, one pass`: the least that GradientTape needs, the gradient model
-    built beforehand and the decision taken from the recorded pass.
+    `Keras' example` follows Keras' own Grad-CAM example (Chollet 2020): `predict`, then a function that builds the
+    gradient model and records another pass. `Keras, one pass` is the minimum with GradientTape: the gradient model is
+    built before, and the recorded pass also gives the decision.
     """
     run = Run.open(folder)
     network = run.network()

@@ -1,4 +1,4 @@
-"""Cold start and memory: the command line in a fresh process."""
+"""Cold start and memory of the command line in a new process."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from cxr_edge.runtime.errors import EngineError
 
 STARTS = 5
 PEAK = "peak KB: "
-#: The command line, telling its peak memory when it ends. The parent cannot ask: what `wait4` calls the child's peak
-#: includes the parent's own memory before `exec`.
+#: The command line, which prints its peak memory at the end. The parent cannot measure it: the peak of the child by
+#: `wait4` includes the memory of the parent before `exec`.
 PROGRAM = f"""
 import sys
 from cxr_edge.runtime.cli.main import main
@@ -28,19 +28,19 @@ sys.exit(code)
 
 @dataclass(frozen=True)
 class ColdStart:
-    """Fresh processes that decide on one image: seconds until the answer, and the largest resident set (MB)."""
+    """New processes that decide on one image: seconds until the answer, and the largest resident set (MB)."""
 
     seconds: list[float]
     peak_rss_mb: float
 
 
 def cold_start(bundle: Path, file: ModelFile, image: Path, python: str = sys.executable) -> ColdStart:
-    """Start `cxr-edge predict` anew a few times and wait for its first line; the first, uncached start is not counted.
+    """Start `cxr-edge predict` several times and wait for its first line. The first start, without caches, is left out.
 
     Parameters
     ----------
     python
-        Interpreter of the environment to start in.
+        Python interpreter of the environment.
     """
     command = [python, "-c", PROGRAM, "predict", "-m", str(bundle), str(image)]
     command += ["--engine", file.engine, "--precision", file.precision, "--format", "jsonl"]
@@ -56,5 +56,5 @@ def _start(command: list[str]) -> tuple[float, float]:
         seconds = perf_counter() - start
         _, said = process.communicate()
     if process.returncode or not answer:
-        raise EngineError(f"a fresh process failed with exit code {process.returncode}:\n{said}")
+        raise EngineError(f"{command[3:]}: the new process failed with exit code {process.returncode}:\n{said}")
     return seconds, float(said.rsplit(PEAK, 1)[1]) / 1024

@@ -1,4 +1,4 @@
-"""What the benchmark found, as a table."""
+"""Results of the benchmark as a table for the terminal."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from cxr_edge.benchmarks.regression import Check
 
 
 def print_benchmark(record: Mapping[str, Any], console: Console) -> None:
-    """Print the table of files and, if Keras was measured, how many times as long it takes."""
+    """Print the table of files and, if it was measured, the comparison with Keras."""
     options, machine = record["options"], record["machine"]
     title = (
         f"{machine['processor']}, {machine['cores']} cores; {options['threads']} thread(s), {options['samples']} "
-        f"samples interleaved; milliseconds, median [95th percentile]"
+        f"samples in turns; milliseconds, median [95th percentile]"
     )
     table = Table(title=title, title_justify="left")
     table.add_column("file", no_wrap=True)
-    for column in (*STAGES, "vs first", "heatmap's cost", "cold start", "peak RSS", "size"):
+    for column in (*STAGES, "vs first", "heatmap cost", "cold start", "peak RSS", "size"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in record["files"]:
         table.add_row(row["file"], *(_stage(row["stages_ms"][stage]) for stage in STAGES), *_others(row))
@@ -38,7 +38,7 @@ def print_benchmark(record: Mapping[str, Any], console: Console) -> None:
 
 
 def print_checks(checks: Sequence[Check], console: Console) -> None:
-    """Print every slowdown, every limit that did not hold, and how many there were."""
+    """Print each slowdown, each limit that is not met, and the number of limits."""
     for check in checks:
         if check.interval or not check.passed:
             console.print(f"{'held' if check.passed else 'FAILED'}: {check}", highlight=False, soft_wrap=True)

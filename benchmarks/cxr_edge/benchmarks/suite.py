@@ -1,8 +1,9 @@
-"""The whole benchmark of a bundle, as one record."""
+"""The benchmark of a bundle as one record."""
 
 from __future__ import annotations
 
 import platform
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,26 +14,29 @@ from os import cpu_count
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cxr_edge.benchmarks.heatmap_cost import heatmap_cost, without_heatmap
 from cxr_edge.benchmarks.latency import STAGES, WARM_UP, Latency, measure, open_files, sample
 from cxr_edge.benchmarks.process import cold_start
 from cxr_edge.benchmarks.statistics import median_ratio, percentiles
 from cxr_edge.common.dataset import LabelledImage, read_pixels
-from cxr_edge.runtime.bundles.bundle import Bundle
+from cxr_edge.runtime.bundles.bundle import Bundle, ModelFile
 from cxr_edge.runtime.predictor import Predictor
 
+if TYPE_CHECKING:
+    from cxr_edge.benchmarks.peers import Peer
+
 SCHEMA_VERSION = 1
-#: Of Keras' Grad-CAM, which takes most of a second each: what a median needs.
-PEER_SAMPLES = 20
-#: Told what is being measured, and how much of how much is.
+#: Samples of Keras' Grad-CAM, which takes almost a second each; enough for a median.
+PEER_SAMPLES, PEER_WARM_UP = 20, 2
+#: Function of the stage, the number of finished steps, and the total.
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure; see `cxr-edge bench --help`."""
+    """The options of `cxr-edge bench` about what is measured; see its --help."""
 
     engine: str = "all"
     threads: int = 1
@@ -44,26 +48,19 @@ class Options:
 
 
 def benchmark(path: Path, images: Sequence[Path], options: Options, progress: Progress) -> dict[str, Any]:
-    """Measure every file of a bundle that runs here; the content of the JSON output, raw samples included."""
+    """Measure each file of a bundle that runs here; return the content of the JSON output, with raw samples."""
     bundle = Bundle.open(path)
     predictors, passed_over = open_files(bundle, options.engine, options.threads)
     with _bar(progress, "latency", options.samples + WARM_UP) as tick:
         latencies = measure(predictors, images, options.samples, tick)
-    rows = []
-    for index, (latency, predictor) in enumerate(zip(latencies, predictors, strict=True)):
-        row = _latency_row(latency, latencies[0])
+    rows = [_latency_row(latency, latencies[0]) for latency in latencies]
+    for index, (row, file) in enumerate(zip(rows, (latency.file for latency in latencies), strict=True)):
         if options.cold:
-            progress("cold start", index, len(latencies))
-            start = cold_start(path, latency.file, images[0], *([options.python] if options.python else []))
-            row |= {
-                "cold_start_s": median(start.seconds),
-                "peak_rss_mb": start.peak_rss_mb,
-                "cold_starts_s": start.seconds,
-            }
-            progress("cold start", index + 1, len(latencies))
-        if options.heatmap and latency.file.engine != "tensorrt":
-            row["heatmap_cost"] = _heatmap_cost(bundle, predictor, images, options, progress)
-        rows.append(row)
+            progress("cold start", index, len(rows))
+            row |= _cold_start(path, file, images[0], options.python)
+            progress("cold start", index + 1, len(rows))
+        if options.heatmap and file.engine != "tensorrt":
+            row["heatmap_cost"] = _heatmap_cost(bundle, file.path, images, options, progress)
     record = {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -77,7 +74,7 @@ def benchmark(path: Path, images: Sequence[Path], options: Options, progress: Pr
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """The machine and the versions of the measurement."""
     processor = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -108,16 +105,18 @@ def _latency_row(latency: Latency, first: Latency) -> dict[str, Any]:
     }
 
 
+def _cold_start(bundle: Path, file: ModelFile, image: Path, python: str | None) -> dict[str, Any]:
+    start = cold_start(bundle, file, image, python or sys.executable)
+    return {"cold_start_s": median(start.seconds), "peak_rss_mb": start.peak_rss_mb, "cold_starts_s": start.seconds}
+
+
 def _heatmap_cost(
-    bundle: Bundle, predictor: Predictor, images: Sequence[Path], options: Options, progress: Progress
+    bundle: Bundle, name: str, images: Sequence[Path], options: Options, progress: Progress
 ) -> dict[str, Any]:
     feed = bundle.manifest.input
     pixels = read_pixels([LabelledImage(path, 0) for path in images], feed.height, feed.width)
-    name = predictor.file.path
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        _bar(progress, f"heatmap's cost, {name}", options.samples + 5) as tick,
-    ):
+    bar = _bar(progress, f"heatmap cost, {name}", options.samples + WARM_UP)
+    with tempfile.TemporaryDirectory() as folder, bar as tick:
         pruned = Path(folder) / name
         without_heatmap(bundle.folder / name, pruned)
         return heatmap_cost(bundle.folder / name, pruned, pixels, options.threads, options.samples, tick)
@@ -130,44 +129,43 @@ def _against_keras(
     options: Options,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Keras with GradientTape and our quickest file in turns, both from file to decision and heatmap."""
+    """Keras with GradientTape and our fastest file in turns, from file to decision and heatmap."""
     from cxr_edge.benchmarks.peers import keras_peers
 
     assert options.run is not None
-    peers = keras_peers(options.run)
-    quickest = min(range(len(latencies)), key=lambda i: median(latencies[i].samples_ms["total"]))
+    fastest = min(range(len(latencies)), key=lambda i: median(latencies[i].samples_ms["total"]))
     ours: list[float] = []
-    theirs: dict[str, list[float]] = {name: [] for name in peers}
-    with _bar(progress, "Keras with GradientTape", PEER_SAMPLES + 2) as tick:
-        for round_ in range(-2, PEER_SAMPLES):
-            image = images[round_ % len(images)]
+    theirs: dict[str, list[float]] = {}
+    with _bar(progress, "Keras with GradientTape", PEER_SAMPLES + PEER_WARM_UP) as tick:
+        peers = keras_peers(options.run)
+        for round_ in range(PEER_SAMPLES + PEER_WARM_UP):
+            image = images[(round_ - PEER_WARM_UP) % len(images)]
             for name, peer in peers.items():
-                start = perf_counter()
-                peer(image)
-                milliseconds = 1e3 * (perf_counter() - start)
-                if round_ >= 0:
-                    theirs[name].append(milliseconds)
-            mine = sample(predictors[quickest], image)["total"]
-            if round_ >= 0:
-                ours.append(mine)
+                theirs.setdefault(name, []).append(_milliseconds(peer, image))
+            ours.append(sample(predictors[fastest], image)["total"])
             tick()
+    ours = ours[PEER_WARM_UP:]
     return {
-        "file": latencies[quickest].file.path,
+        "file": latencies[fastest].file.path,
         "ours_ms": ours,
-        "peers": [
-            {
-                "name": name,
-                "total_ms": percentiles(times),
-                "times_slower": median_ratio(times, ours),
-                "samples_ms": times,
-            }
-            for name, times in theirs.items()
-        ],
+        "peers": [_peer_row(name, times[PEER_WARM_UP:], ours) for name, times in theirs.items()],
     }
+
+
+def _milliseconds(peer: Peer, image: Path) -> float:
+    start = perf_counter()
+    peer(image)
+    return 1e3 * (perf_counter() - start)
+
+
+def _peer_row(name: str, times: list[float], ours: list[float]) -> dict[str, Any]:
+    slower = median_ratio(times, ours)
+    return {"name": name, "total_ms": percentiles(times), "times_slower": slower, "samples_ms": times}
 
 
 @contextmanager
 def _bar(progress: Progress, stage: str, total: int) -> Iterator[Callable[[], None]]:
+    """Yield a function that moves the bar of a stage by one step."""
     done = 0
 
     def tick() -> None:

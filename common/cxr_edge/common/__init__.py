@@ -1,1 +1,1 @@
-"""What several stages share: data set, run folder, statistics, limits, progress, pages."""
+"""Code that several stages share: data set, run folder, statistics, limits, progress, pages."""

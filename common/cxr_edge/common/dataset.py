@@ -1,6 +1,6 @@
-"""A folder of labelled radiographs in the Kaggle layout; shared by training, calibration and verification.
+"""Reading a folder of labelled radiographs in the Kaggle layout.
 
-`DATA` is `{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg`, or one split of it.
+The layout is `{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg`, or one split of it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from cxr_edge.runtime.imaging.preprocess import read_inputs
 
 CLASSES = ("NORMAL", "PNEUMONIA")
 SPLITS = ("train", "val", "test")
+#: (N, H, W, 1) uint8 in [0, 255].
+Pixels = npt.NDArray[np.uint8]
 T = TypeVar("T")
 
 
@@ -32,7 +34,7 @@ class LabelledImage:
 
     @property
     def key(self) -> str:
-        """`CLASS/name`: by which a run remembers the images that it held out, wherever the data set lies."""
+        """`CLASS/name`, by which a run names its held-out images. It does not depend on the place of the data set."""
         return f"{self.path.parent.name}/{self.path.name}"
 
 
@@ -44,7 +46,7 @@ def read_dataset(data: Path, splits: Collection[str] = SPLITS) -> list[LabelledI
     data
         The data set, or one split of it.
     splits
-        Which splits to take where `data` has several; those it lacks are passed over.
+        Splits to read if `data` has several; missing ones are skipped.
 
     Raises
     ------
@@ -68,13 +70,13 @@ def read_dataset(data: Path, splits: Collection[str] = SPLITS) -> list[LabelledI
     return images
 
 
-def read_pixels(images: Iterable[LabelledImage], height: int = 224, width: int = 224) -> npt.NDArray[np.uint8]:
+def read_pixels(images: Iterable[LabelledImage], height: int = 224, width: int = 224) -> Pixels:
     """Decode and preprocess a data set: (N, height, width, 1) uint8 in [0, 255].
 
     Raises
     ------
     DataError
-        If any file cannot be read; it names the first ones.
+        If any file cannot be read; the message names the first ones.
     """
     images = list(images)
     pixels = np.empty((len(images), height, width, 1), np.uint8)
@@ -91,13 +93,13 @@ def read_pixels(images: Iterable[LabelledImage], height: int = 224, width: int =
 
 
 def evenly(images: Sequence[T], count: int) -> list[T]:
-    """Some of the images, or all where there are fewer, evenly over their order: so of every split and class."""
+    """At most `count` of the images, evenly spaced in their order, so that every split and class is among them."""
     rows = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
     return [images[row] for row in rows]
 
 
 def fingerprint(images: Iterable[LabelledImage]) -> str:
-    """sha256 over class, name and content of every image, in order: the same data gives the same fingerprint."""
+    """sha256 of class, name and content of all images, in order."""
     total = hashlib.sha256()
     for image in images:
         total.update(f"{CLASSES[image.label]}/{image.path.name}\n".encode())

@@ -1,4 +1,4 @@
-"""TOML files of numeric limits: gates of `verify`, budgets of `bench`."""
+"""Reading TOML files of numeric limits, such as the gates of `verify` and the budgets of `bench`."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ else:
 
 
 def read_limits(path: Path, known: Collection[str]) -> dict[str, dict[str, float]]:
-    """Tables of numbers in a TOML file, their keys among those known; UsageError if it has anything else."""
+    """Read a TOML file whose tables contain only numbers with known keys; UsageError otherwise."""
     try:
         tables = tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read as TOML ({error})") from error
+        raise UsageError(f"{path}: cannot be read as TOML ({error}); correct the file") from error
     for name, limits in tables.items():
         if not isinstance(limits, dict):
-            raise UsageError(f"{path}: {name} stands outside of a table")
+            raise UsageError(f"{path}: {name} is outside of a table; put it below a line such as [all]")
         for key, value in limits.items():
             if isinstance(value, dict):
-                raise UsageError(f'{path}: [{name}.{key}]: a name with dots is quoted, ["model.onnx"]')
+                raise UsageError(f'{path}: [{name}.{key}]: a name with dots must be quoted, as in ["model.onnx"]')
             if key not in known:
                 raise UsageError(f"{path}: [{name}]: unknown key {key!r}; known: {', '.join(sorted(known))}")
             if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise UsageError(f"{path}: [{name}]: {key} must be a number")
+                raise UsageError(f"{path}: [{name}]: {key} is {value!r}; it must be a number")
     return tables

@@ -6,10 +6,10 @@ from base64 import b64encode
 
 
 def render_page(package: str, template: str, **content: object) -> str:
-    """Fill a template from the folder `templates` of a package: HTML, or Markdown if its name ends in `.md.j2`.
+    """Render a template from the folder `templates` of a package: HTML, or Markdown if its name ends in `.md.j2`.
 
-    A template may extend `base.html.j2` of this package. In it, `picture|embed` is a PNG or JPEG file (bytes) as a data
-    URI.
+    A template may extend `base.html.j2` and import `gallery.html.j2` of this package. The filter `embed` turns a PNG or
+    JPEG file (bytes) into a data URI.
     """
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
@@ -25,6 +25,6 @@ def render_page(package: str, template: str, **content: object) -> str:
 
 
 def embed(picture: bytes) -> str:
-    """A PNG or JPEG file as a data URI."""
+    """Encode a PNG or JPEG file as a data URI."""
     kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
     return f"data:image/{kind};base64," + b64encode(picture).decode()

@@ -1,4 +1,4 @@
-"""What long work shows on a terminal: a progress bar for each stage, tables that are not cut."""
+"""Terminal output of long commands: progress bars, and tables of full width."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 @contextmanager
 def stages() -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a function (stage, done, total) that moves the stage's bar, on standard error; a new name opens one."""
+    """Yield a function (stage, done, total) that moves the bar of a stage on standard error; a new name adds a bar."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, TaskID] = {}
@@ -25,6 +25,6 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def table_console(stderr: bool = False) -> Console:
-    """For tables: a pipe or a log has no width, and the numbers must not be cut there."""
+    """Console for tables. A pipe or a log has no width; it gets 200 columns, so that no number is cut."""
     console = Console(stderr=stderr)
     return console if console.is_terminal else Console(stderr=stderr, width=200)

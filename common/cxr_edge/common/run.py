@@ -1,6 +1,6 @@
-"""The run folder, which is the contract between training, evaluation and export.
+"""The run folder: the contract between training, evaluation and export.
 
-`run.json` holds the facts, `model.keras` the trained network, `novelty.npz` its distance from the training set.
+`run.json` holds the record, `model.keras` the trained network, and `novelty.npz` its out-of-distribution detector.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Run:
-    """A trained network and the facts about it (`run.json`)."""
+    """A trained network and its record (`run.json`)."""
 
     folder: Path
     record: Mapping[str, Any]
 
     @classmethod
     def open(cls, folder: Path) -> Run:
-        """Read a run, and check that its files are those that were written with it.
+        """Open a run and check that its files are unchanged.
 
         Raises
         ------
         BundleError, IntegrityError
-            If the folder is no run, of another schema or incomplete, or a file is missing or was changed.
+            If the folder is not a run, its record has another schema or is incomplete, or a file is missing or changed.
         """
         record = _read_record(folder)
         for name, key in ((NETWORK, "model_sha256"), (NOVELTY, "novelty_sha256")):
@@ -47,7 +47,7 @@ class Run:
             if not path.is_file():
                 raise IntegrityError(f"{path}: missing; copy the whole run again, or train again")
             if sha256(path) != record.get(key):
-                raise IntegrityError(f"{path}: its sha256 is not the one in {RECORD}; copy the whole run again")
+                raise IntegrityError(f"{path}: its sha256 is not that in {RECORD}; copy the whole run again")
         run = cls(folder, record)
         try:
             _ = run.arch, run.input, run.geometry, run.operating_points, run.temperature, run.held_out, run.fingerprint
@@ -62,27 +62,27 @@ class Run:
 
     @property
     def fingerprint(self) -> str:
-        """Of the data set that the run was trained on."""
+        """Fingerprint of the training data."""
         return str(self.record["data"]["fingerprint"])
 
     @property
     def temperature(self) -> float:
-        """Of the probability: sigmoid(logit / temperature)."""
+        """Temperature of the probability: sigmoid(logit / temperature)."""
         return float(self.record["temperature"])
 
     @property
     def input(self) -> InputContract:
-        """How the network is fed."""
+        """Input contract of the network."""
         return InputContract(self.record["input"]["height"], self.record["input"]["width"])
 
     @property
     def geometry(self) -> HeatmapGeometry:
-        """Where the heatmap's cells lie."""
+        """Places of the heatmap's cells in the image."""
         return HeatmapGeometry(**self.record["heatmap"])
 
     @property
     def operating_points(self) -> tuple[OperatingPoint, ...]:
-        """Thresholds chosen in training; the first is the default."""
+        """Thresholds that were chosen in training; the first is the default."""
         return tuple(OperatingPoint(**point) for point in self.record["operating_points"])
 
     @property
@@ -92,17 +92,17 @@ class Run:
 
     @property
     def holdout_files(self) -> frozenset[str]:
-        """`CLASS/name` of the images that chose nothing; empty in a run that was trained without a hold-out."""
+        """`CLASS/name` of the hold-out images, which chose nothing; empty in a run without a hold-out."""
         return frozenset(self.record["split"].get("holdout_files", ()))
 
     @property
     def held_out(self) -> frozenset[str]:
-        """`CLASS/name` of every image of the patients that were held out of training."""
+        """`CLASS/name` of all images that were not used for training."""
         return self.validation_files | self.holdout_files
 
     @property
     def novelty(self) -> Novelty:
-        """How unlike the training set an image is."""
+        """The out-of-distribution detector."""
         return Novelty.load(self.folder / NOVELTY)
 
     def network(self) -> keras.Model:
@@ -114,24 +114,24 @@ class Run:
 
 @dataclass(frozen=True)
 class Novelty:
-    """Novelty of pooled features f: the length of two parts together.
+    """Out-of-distribution detector on pooled features f. The novelty is the length of a vector of two parts.
 
-    What the training set's main directions miss of f − mean: the residual of a principal component analysis, as in Wang
-    et al. 2022 (ViM, equation 5). It tells photographs and blanks, but not inverted radiographs. And how far f reaches
-    in directions in which outliers lie, beyond where radiographs do: outlier exposure (Hendrycks et al. 2019).
+    The first part is the residual of f − mean after a principal component analysis of the training set (Wang et al.
+    2022, ViM, equation 5). It detects photographs and blanks, but not inverted radiographs. The second part is how far
+    f reaches beyond radiographs in the directions of outliers: outlier exposure (Hendrycks et al. 2019).
 
     Attributes
     ----------
     mean
         (K,) float32.
     basis
-        (K, D) float32, orthonormal columns up to half precision.
+        (K, D) float32: columns that are orthonormal up to half precision.
     kinds
-        (K, M) float32: a direction for each kind of outlier.
+        (K, M) float32: one direction for each kind of outlier.
     reach
-        (M,) float32: how far radiographs reach in each.
+        (M,) float32: how far radiographs reach in each direction.
     threshold
-        An image of more novelty is not in distribution.
+        An image with more novelty is out of distribution.
     """
 
     mean: Floats
@@ -141,18 +141,18 @@ class Novelty:
     threshold: float
 
     def save(self, path: Path) -> None:
-        """Write as `.npz`."""
+        """Write an `.npz` file."""
         np.savez(path, **asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> Novelty:
-        """Read what `save` wrote."""
+        """Read a file that `save` has written."""
         with np.load(path) as stored:
             arrays = {field.name: stored[field.name] for field in fields(cls)}
         return cls(**arrays | {"threshold": float(arrays["threshold"])})
 
     def of(self, features: Floats) -> Floats:
-        """(N, K) float32 -> (N,) float32 ≥ 0."""
+        """Novelty of pooled features: (N, K) float32 -> (N,) float32 ≥ 0."""
         centred = features - self.mean
         missed = centred - centred @ self.basis @ self.basis.T
         beyond = np.maximum(centred @ self.kinds - self.reach, 0)
@@ -160,16 +160,16 @@ class Novelty:
 
 
 def _read_record(folder: Path) -> Mapping[str, Any]:
-    """Content of `run.json`."""
+    """Read `run.json` and check its schema."""
     path = folder / RECORD
     try:
         record = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise BundleError(
-            f"{folder}: no run ({RECORD} not found); make one with `cxr-edge train DATA -o {folder}`"
+            f"{folder}: not a run ({RECORD} not found); create one with `cxr-edge train DATA -o {folder}`"
         ) from error
     except ValueError as error:
-        raise BundleError(f"{path}: not JSON ({error}); train again") from error
+        raise BundleError(f"{path}: not valid JSON ({error}); copy the run again, or train again") from error
     found = record.get("schema_version") if isinstance(record, dict) else None
     if found != SCHEMA_VERSION:
         raise BundleError(

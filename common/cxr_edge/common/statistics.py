@@ -1,4 +1,4 @@
-"""Statistics that training and verification both report: AUC, calibration error, rank correlation of maps."""
+"""Statistics for training and verification: AUC, calibration error, rank correlation."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[np.int64]
 
-#: Of the reliability diagram and the calibration error.
+#: Number of bins of the reliability diagram and the calibration error.
 BINS = 15
 
 
 def roc_auc(labels: Labels, score: Floats) -> float:
-    """Area under the ROC curve by ranks (Mann-Whitney); NaN where a class is absent.
+    """Area under the ROC curve by ranks (Mann-Whitney); NaN if a class is absent.
 
     Parameters
     ----------
@@ -33,17 +33,17 @@ def roc_auc(labels: Labels, score: Floats) -> float:
 
 
 def equal_width_bins(probability: Floats) -> npt.NDArray[np.int64]:
-    """Which of `BINS` equal bins each probability in [0, 1] falls in: (N,) int in [0, BINS); NaN counts as 0."""
+    """Bin of each probability in [0, 1], of `BINS` bins with equal width: (N,) int in [0, BINS); NaN counts as 0."""
     return np.minimum((np.nan_to_num(probability) * BINS).astype(np.int64), BINS - 1)
 
 
 def calibration_error(labels: Labels, probability: Floats, bins: npt.NDArray[np.int64] | None = None) -> float:
-    """Expected calibration error: mean over images of their bin's |mean probability - share of sick|.
+    """Expected calibration error: mean over the images of |mean probability - share of pneumonia| in their bin.
 
     Parameters
     ----------
     bins
-        (N,) int: the bin of each image; bins of equal width (Naeini et al. 2015) by default.
+        (N,) int: the bin of each image, by default of equal width (Naeini et al. 2015).
     """
     index = equal_width_bins(probability) if bins is None else bins
     return float(weighted_calibration_error(labels, probability, index, np.ones((1, len(labels))))[0])
@@ -52,14 +52,14 @@ def calibration_error(labels: Labels, probability: Floats, bins: npt.NDArray[np.
 def weighted_calibration_error(
     labels: Labels, probability: Floats, bins: npt.NDArray[np.int64], weights: Floats
 ) -> Floats:
-    """`calibration_error` for each of (R, N) sets of weights of the images: (R,)."""
+    """`calibration_error` for (R, N) weights of the images: (R,)."""
     gap = np.zeros((len(labels), BINS))
     gap[np.arange(len(labels)), bins] = probability - labels
     return np.asarray(np.abs(weights @ gap).sum(axis=1) / weights.sum(axis=1))
 
 
 def rank_correlations(maps: Floats, others: Floats) -> Floats:
-    """Spearman's rho of two maps over their cells: (N, h, w) twice -> (N,) in [-1, 1], NaN where one is flat."""
+    """Spearman's rho over the cells of two sets of maps, (N, h, w): (N,) in [-1, 1], NaN where a map is constant."""
     from scipy.stats import rankdata
 
     ranks = [rankdata(each.reshape(len(each), -1), axis=1) for each in (maps, others)]

@@ -33,7 +33,7 @@ def subject() -> Subject:
     point = OperatingPoint("balanced", 0.5, "by hand")
     return Subject(
         path=Path("square"), name="square", backend="numpy", input=CONTRACT, heatmap=COARSE,
-        operating_points=(point,), temperature=1.0, novelty_threshold=1.0, trained_on=None, record=None, network=None,
+        operating_points=(point,), temperature=1.0, novelty_threshold=1.0, trained_on=None, trained=None, network=None,
         _runner=looks_at_a_square,
     )  # fmt: skip
 

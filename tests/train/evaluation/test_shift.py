@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -115,11 +114,14 @@ def test_names_of_another_scheme_and_equal_files_leave_strata_out(tmp_path):
     assert {name for name, _ in strata(images, pixels)} == {"darkest third", "brightest third"}
 
 
-def test_the_shape_of_a_file_without_a_known_header_is_known_too(tmp_path):
-    data = pytest.importorskip("pydicom.data")
-    for name, width in (("narrow", 100), ("wide", 160)):
-        cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((128, width), np.uint8))
-    paths = (tmp_path / "narrow.png", Path(data.get_testdata_file("CT_small.dcm")), tmp_path / "wide.png")
+def test_the_shape_of_each_format_is_known(tmp_path):
+    pytest.importorskip("pydicom")
+    from dicom_files import dicom, radiograph
+
+    paths = [tmp_path / name for name in ("narrow.jpeg", "square.dcm", "wide.png")]
+    for path, width in ((paths[0], 100), (paths[2], 160)):
+        cv2.imwrite(str(path), np.zeros((128, width), np.uint8))
+    paths[1].write_bytes(dicom(radiograph(128, 128)))
     masks = dict(strata([LabelledImage(path, 0) for path in paths], np.zeros((3, 224, 224, 1), np.uint8)))
     assert masks["narrowest third"].tolist() == [True, False, False]
     assert masks["widest third"].tolist() == [False, False, True]

@@ -7,10 +7,10 @@ import pytest
 
 from cxr_edge.common.dataset import LabelledImage, fingerprint, read_dataset, read_pixels
 from cxr_edge.runtime import DataError, UsageError
+from cxr_edge.train.data.batches import RadiographBatches
 from cxr_edge.train.data.patients import patient_of
 from cxr_edge.train.fit import models
-from cxr_edge.train.fit.augment import augmentation
-from cxr_edge.train.fit.batches import PairMix, RadiographBatches
+from cxr_edge.train.fit.augment import PairMix, augmentation
 from cxr_edge.train.fit.callbacks import StopOnNaN
 from cxr_edge.train.fit.config import TrainConfig
 from cxr_edge.train.fit.distribute import Replicas

@@ -70,7 +70,7 @@ def test_the_same_command_gives_the_same_network_again(whole, phantoms, tmp_path
 
 def test_a_killed_run_is_resumed_only_as_it_was_begun(killed, phantoms, tmp_path):
     for changed in (replace(CONFIG, learning_rate=1e-3), replace(CONFIG, loss="focal")):
-        with pytest.raises(UsageError, match=r"was begun with (learning_rate 0\.003|loss 'bce') instead of"):
+        with pytest.raises(UsageError, match=r"was started with (learning_rate 0\.003|loss 'bce') instead of"):
             train(phantoms, killed, changed, resume=True)
     assert (killed.with_name("run.partial") / "training" / "state.json").exists()
 
@@ -114,9 +114,9 @@ def test_a_run_of_two_phases_resumes_between_and_within_them(epoch, tmp_path):
 
 def test_an_interrupted_run_that_is_begun_anew_says_how_to_resume(phantoms, tmp_path):
     folder = tmp_path / "run.partial" / "training"
-    with pytest.warns(CxrEdgeWarning, match="nothing to resume"):
+    with pytest.warns(CxrEdgeWarning, match="nothing to resume; training starts"):
         prepare(tmp_path / "run.partial", folder, {"seed": 0}, resume=True)
     (folder / STATE).write_text(json.dumps({"identity": {"seed": 0}, "history": {"loss": [1.0, 0.5]}}))
-    with pytest.warns(CxrEdgeWarning, match="finished 2 epochs.*--resume"):
+    with pytest.warns(CxrEdgeWarning, match="finished 2 epochs.*Add --resume"):
         prepare(tmp_path / "run.partial", folder, {"seed": 0}, resume=False)
     assert not list(folder.iterdir())

@@ -11,109 +11,96 @@ from cxr_edge.runtime.cli.console import emit, output_format, table
 from cxr_edge.runtime.errors import EXIT_CHECK_FAILED
 from cxr_edge.runtime.files import write_atomically
 from cxr_edge.train.fit.distribute import STRATEGIES
+from cxr_edge.train.fit.models import ARCHITECTURES
 
 if TYPE_CHECKING:
     from cxr_edge.train.data.audit import Audit
 
-ARCHITECTURES = ("mobilenetv2", "resnet50", "cnn")
 LOSSES = ("bce", "focal")
 SCHEDULES = ("cosine", "plateau")
 
 
-@click.command()
+@click.command(context_settings={"show_default": True})
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("-o", "--output", "run", type=click.Path(path_type=Path), required=True, help="Run folder to write.")
-@click.option("--arch", type=click.Choice(ARCHITECTURES), default="mobilenetv2", show_default=True)
+@click.option("--arch", type=click.Choice(ARCHITECTURES), default="mobilenetv2")
 @click.option(
     "--weights",
     default="imagenet",
-    show_default=True,
-    help="'imagenet' (Keras fetches them), 'none' (from scratch), or a .weights.h5 file of the backbone.",
+    help="'imagenet' (downloaded by Keras), 'none' (from scratch), or a .weights.h5 file for the backbone.",
 )
 @click.option(
     "--alpha",
     type=click.FloatRange(0, min_open=True),
     default=1.0,
-    show_default=True,
-    help="Width of mobilenetv2; there are ImageNet weights for 0.35, 0.5, 0.75, 1, 1.3 and 1.4.",
+    help="Width of mobilenetv2. ImageNet weights exist for 0.35, 0.5, 0.75, 1, 1.3 and 1.4.",
 )
-@click.option("--size", type=click.IntRange(64), default=224, show_default=True, help="Of the input: multiple of 32.")
+@click.option("--size", type=click.IntRange(64), default=224, help="Input size: a multiple of 32.")
 @click.option(
     "--border-crop",
     type=click.FloatRange(0, 0.4),
     default=0.0,
-    show_default=True,
-    help="Share of each side that the network itself cuts off, there where markers and collimation are.",
+    help="Share of each side that the network crops, to remove markers and collimation.",
 )
 @click.option(
     "--augment/--no-augment",
     default=True,
-    show_default=True,
-    help="Change position, frame, tone, contrast and noise of half of the images at random.",
+    help="Change position, frame, tone, contrast and noise at random, each in half of the images.",
 )
-@click.option("--epochs", type=click.IntRange(1), default=12, show_default=True, help="Of fine-tuning, at most.")
-@click.option("--head-epochs", type=click.IntRange(1), default=1, show_default=True, help="On the frozen backbone.")
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="On all devices together.")
-@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=3e-4, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), default=12, help="Maximum for fine-tuning.")
+@click.option("--head-epochs", type=click.IntRange(1), default=1, help="Epochs on the frozen backbone.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, help="Total over all devices.")
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=3e-4)
 @click.option(
     "--schedule",
     type=click.Choice(SCHEDULES),
     default="cosine",
-    show_default=True,
-    help="Of the learning rate: down to 0 over all epochs, or lower after each that was no better until four were.",
+    help="Cosine decay to 2 %, or reduce on plateau with early stopping (patience 4).",
 )
-@click.option(
-    "--loss", type=click.Choice(LOSSES), default="bce", show_default=True, help="Cross-entropy, or focal cross-entropy."
-)
-@click.option(
-    "--class-weights/--no-class-weights", default=False, show_default=True, help="Let both classes count the same."
-)
+@click.option("--loss", type=click.Choice(LOSSES), default="bce", help="Cross-entropy or focal cross-entropy.")
+@click.option("--class-weights/--no-class-weights", default=False, help="Weight both classes equally.")
 @click.option(
     "--label-smoothing",
     type=click.FloatRange(0, 0.5, max_open=True),
     default=0.0,
-    show_default=True,
     help="Share of each label that is spread over both classes.",
 )
 @click.option(
     "--mixup",
     type=click.FloatRange(0),
     default=0.0,
-    show_default=True,
     metavar="ALPHA",
-    help="Mix pairs of images and labels in shares from Beta(ALPHA, ALPHA); 0 mixes none, 0.2 is usual.",
+    help="Mix pairs of images and labels with shares from Beta(ALPHA, ALPHA); 0 is off, 0.2 is usual.",
 )
-@click.option(
-    "--mixed-precision", is_flag=True, help="Train in half precision, quick on a GPU; the network saved is fp32."
-)
+@click.option("--mixed-precision", is_flag=True, help="Train in half precision, for GPUs; the saved network is fp32.")
 @click.option(
     "--strategy",
     type=click.Choice(STRATEGIES),
     default="none",
-    show_default=True,
-    help="Train on all devices of this machine, or on all hosts in TF_CONFIG.",
+    help="mirrored: all devices of this machine. multiworker: all hosts in TF_CONFIG.",
 )
-@click.option("--resume", is_flag=True, help="Go on from the last finished epoch of an interrupted run.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run after its last finished epoch.")
 @click.option(
-    "--tensorboard", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Log there for TensorBoard."
+    "--tensorboard",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write TensorBoard logs to DIR.",
 )
-@click.option("--track", is_flag=True, help="Log to MLflow: to MLFLOW_TRACKING_URI, or to mlflow.db here.")
+@click.option("--track", is_flag=True, help="Log to MLflow at MLFLOW_TRACKING_URI, by default mlflow.db here.")
 @click.option(
     "--val-fraction",
     type=click.FloatRange(0, 0.5, min_open=True),
     default=0.1,
-    show_default=True,
-    help="Share of the images, whole patients, that chooses epoch, temperature and thresholds.",
+    help="Share of the images for validation, which chooses epoch, temperature and thresholds.",
 )
 @click.option(
     "--holdout-fraction",
     type=click.FloatRange(0, 0.5),
     default=0.1,
-    show_default=True,
-    help="Share of the images, other patients, that chooses nothing and is measured at the end.",
+    help="Share of the images for the hold-out, which chooses nothing and is measured at the end.",
 )
-@click.option("--fold", type=click.IntRange(0), default=0, show_default=True, help="Turns the blocks of patients on.")
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same run again.")
+@click.option("--fold", type=click.IntRange(0), default=0, help="Cross-validation fold index.")
+@click.option("--seed", type=int, default=0, help="The same seed gives the same run.")
 @output_format("table", "json")
 def train(
     data: Path, run: Path, resume: bool, tensorboard: Path | None, track: bool, format: str, **options: Any
@@ -121,21 +108,21 @@ def train(
     """Train a pneumonia classifier on DATA and write a run folder.
 
     DATA is a folder in the Kaggle layout: {train,val}/{NORMAL,PNEUMONIA}/*.jpeg. Train and val are pooled and split
-    anew by patient; a test split is never opened. An interrupted run leaves RUN.partial, from which the same command
-    goes on with --resume.
+    again by patient; a test split is never opened. An interrupted run leaves RUN.partial; the same command with
+    --resume continues it.
 
     \b
       cxr-edge train chest_xray -o runs/first
       cxr-edge train chest_xray -o runs/first --resume                   # after an interruption
-      cxr-edge train chest_xray -o runs/small --alpha 0.5 --size 160     # a smaller, quicker network
+      cxr-edge train chest_xray -o runs/small --alpha 0.5 --size 160     # a smaller, faster network
 
-    On GPUs, with cxr-edge[train-gpu]; the logs need cxr-edge[track]:
+    GPUs need cxr-edge[train-gpu]; --tensorboard and --track need cxr-edge[track]:
 
     \b
       cxr-edge train chest_xray -o runs/gpu --mixed-precision --batch-size 64
       cxr-edge train chest_xray -o runs/gpus --strategy mirrored --batch-size 256 --track
 
-    On two hosts that share a file system; the second has "index": 1, and the first writes the run:
+    On two hosts with a shared file system, set "index": 1 on the second. The first writes the run:
 
     \b
       export TF_CONFIG='{"cluster": {"worker": ["host0:2222", "host1:2222"]},
@@ -158,12 +145,12 @@ def train(
 
     tracking = Tracking(tensorboard, track)
     with quiet_native_stderr():
-        connect(options["strategy"])  # before TensorFlow does anything else
+        connect(options["strategy"])  # before any other use of TensorFlow
     import_keras_quietly()
     config = TrainConfig(**{f.name: options[f.name] for f in fields(TrainConfig)})
     record = run_training(data, run, config, resume=resume, tracking=tracking)
     if not record:
-        click.echo("this worker is done; the chief writes the run", err=True)
+        click.echo("this worker has finished; the chief writes the run", err=True)
         return
     if format == "json":
         emit(record, format)
@@ -173,7 +160,7 @@ def train(
     click.echo(f"next: cxr-edge export {run} -o bundle --calib {data}", err=True)
 
 
-@click.command()
+@click.command(context_settings={"show_default": True})
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option(
@@ -182,15 +169,13 @@ def train(
 @click.option(
     "--split",
     type=click.Choice(("holdout", "validation", "all")),
-    help="Images of DATA to take.  [default: of a run, its hold-out, which chose nothing, or else its validation part, "
-    "which chose the thresholds, if DATA has them; otherwise all]",
+    help="Images of DATA to evaluate.  [default: the hold-out of a run, else its validation part, else all]",
 )
-@click.option("--shift/--no-shift", default=True, show_default=True, help="Measure proxies for another hospital too.")
+@click.option("--shift/--no-shift", default=True, help="Also measure proxies for another hospital.")
 @click.option(
     "--faithfulness/--no-faithfulness",
     default=True,
-    show_default=True,
-    help="Measure too whether the heatmaps show what decides: some minutes on two cores.",
+    help="Also test whether the heatmaps show what the network decides by; takes minutes on two cores.",
 )
 @output_format("table", "json")
 def evaluate(
@@ -198,8 +183,8 @@ def evaluate(
 ) -> None:
     """Measure MODEL on the labelled radiographs of DATA and write a report.
 
-    MODEL is a run folder, a bundle folder or a lone model file. Every figure has a 95 % interval of a bootstrap over
-    patients. Writes report.html, which holds all its pictures, and metrics.json.
+    MODEL is a run folder, a bundle folder or a single model file. Every figure has a 95 % interval from a bootstrap
+    over patients. The command writes report.html, with embedded pictures, and metrics.json.
 
     \b
       cxr-edge evaluate runs/first chest_xray -o reports/first
@@ -229,21 +214,22 @@ def evaluate(
         emit(heatmap_rows(evaluation.faithfulness), format)
     if evaluation.shift:
         worst, decisions = evaluation.shift.worst, evaluation.shift.worst_decisions
-        click.echo(f"worst proxies: AUC {worst.auc:.4f} ({worst.name}); decisions, {decisions.name}", err=True)
+        click.echo(f"worst proxies: AUC {worst.auc:.4f} ({worst.name}); decisions: {decisions.name}", err=True)
     click.echo(f"report: {report / PAGE}", err=True)
 
 
-@click.command()
+@click.command(context_settings={"show_default": True})
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option(
     "-o", "--output", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write."
 )
 @output_format("table", "json")
 def audit(data: Path, folder: Path, format: str) -> None:
-    """Look through DATA before training; exit 1 if patients leak between splits or files are unreadable.
+    """Check DATA before training; exit 1 if patients leak between splits or files are unreadable.
 
-    Class counts, sizes, unreadable files, duplicates, patients and copies across splits, and how well file size, shape,
-    brightness and borders alone predict the class. Writes audit.html, one page to look at and to send, and audit.json.
+    The command reports class counts, sizes, unreadable files, duplicates, patients and copies across splits, and how
+    well file size, shape, brightness and borders alone predict the class. It writes audit.html, a self-contained page,
+    and audit.json.
 
     \b
       cxr-edge audit chest_xray -o audit
@@ -256,9 +242,9 @@ def audit(data: Path, folder: Path, format: str) -> None:
     from cxr_edge.train.data.audit import audit as run_audit
     from cxr_edge.train.data.audit_page import write_page
 
-    say = Console(stderr=True)
-    result = run_audit(data, lambda images, total: track(images, "reading", total, console=say))
-    with say.status("writing the page"):
+    console = Console(stderr=True)
+    result = run_audit(data, lambda images, total: track(images, "reading", total, console=console))
+    with console.status("writing the page"):
         write_page(folder / "audit.html", result)
     record = result.to_dict()
     write_atomically(folder / "audit.json", json.dumps(record, indent=2) + "\n")
@@ -286,5 +272,5 @@ def _audit_tables(result: Audit) -> str:
 
 
 def _spread(cell: Any) -> Any:
-    """A range of sizes as smallest–median–largest, or as the one that all share."""
+    """A range of sizes as smallest–median–largest, or as one number if all are equal."""
     return "–".join(map(str, dict.fromkeys(cell.values()))) if isinstance(cell, dict) else cell

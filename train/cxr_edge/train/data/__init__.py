@@ -1,1 +1,1 @@
-"""The data set before a network sees it: patients, splits, audit, drawn radiographs."""
+"""The data set: patients, splits, batches, audit, perturbations, drawn radiographs."""

@@ -1,4 +1,4 @@
-"""Know the data before a network does: what is there, what cannot be read, what leaks, what gives the class away."""
+"""Audit of a data set before training: counts, unreadable files, leaks, duplicates, shortcuts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Progress = Callable[[Iterable["Radiograph | Unreadable"], int], Iterable["Radiog
 
 @dataclass(frozen=True)
 class Origin:
-    """Where an image comes from, by its path alone; `file` is relative to the data set."""
+    """The properties of an image that follow from its path; `file` is relative to the data set."""
 
     path: Path
     file: str
@@ -36,7 +36,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Radiograph:
-    """An image that could be read; width and height in pixels, `bits` its perceptual hash, (256,) bool."""
+    """A readable image: width and height in pixels, `bits` is its perceptual hash, (256,) bool."""
 
     origin: Origin
     sha256: str
@@ -48,7 +48,7 @@ class Radiograph:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An image that could not, and why."""
+    """An image that cannot be read, and the reason."""
 
     origin: Origin
     error: str
@@ -56,13 +56,13 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Group:
-    """Images that belong together: those of one patient, or those that show the same."""
+    """Images of one patient, or duplicates of one image."""
 
     images: tuple[Origin, ...]
 
     @property
     def across(self) -> tuple[str, ...]:
-        """In what the images differ that duplicates must share."""
+        """Those of splits, classes and patients in which the images differ."""
         return tuple(
             name
             for name, attribute in (("splits", "split"), ("classes", "label"), ("patients", "patient"))
@@ -70,16 +70,16 @@ class Group:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As in audit.json."""
+        """Entry of audit.json."""
         return {"files": [image.file for image in self.images], "across": list(self.across)}
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found; each list is empty in a data set without fault, but for the shortcuts.
+    """The findings. In a data set without faults all lists are empty, except `shortcuts`.
 
-    `leaks` are the patients in several splits, `exact` copies of a file, `near` pictures stored anew, where one stands
-    for its exact copies. `together` is the AUC of all shortcuts, None where there are too few patients.
+    `leaks` are patients in several splits, `exact` are copies of a file, `near` are pictures that were stored again, of
+    which exact copies count once. `together` is the AUC of all shortcuts, None if there are too few patients.
     """
 
     data: Path
@@ -94,15 +94,15 @@ class Audit:
 
     @property
     def passed(self) -> bool:
-        """Whether all files are readable and no patient and no copy of a file is in two splits."""
+        """Whether all files are readable, and neither a patient nor copies of a file are in two splits."""
         return not (self.unreadable or self.leaks or any("splits" in group.across for group in self.exact))
 
     def counts(self) -> list[dict[str, Any]]:
-        """A row for each split and class: images, patients, unreadable files, sizes as smallest, median, largest."""
+        """A row for each split and class: images, patients, unreadable files, and sizes (smallest, median, largest)."""
         return [self._count(*key) for key in dict.fromkeys((origin.split, origin.label) for origin in self.origins)]
 
     def checks(self) -> list[dict[str, Any]]:
-        """A row for each check: how much was found, and whether that is a failure."""
+        """A row for each check: its name, the number of findings, and the verdict."""
         duplicates = {"exact duplicates": self.exact, "near duplicates": self.near}
         found = {"unreadable files": len(self.unreadable), "patients in several splits": len(self.leaks)}
         for name, groups in duplicates.items():
@@ -117,7 +117,7 @@ class Audit:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """As in audit.json."""
+        """Content of audit.json."""
         return {
             "schema_version": 1,
             "data": str(self.data),
@@ -159,7 +159,7 @@ def audit(data: Path, progress: Progress = lambda images, total: images) -> Audi
     data
         Kaggle layout, all splits, or one split of it.
     progress
-        Passes on what it is given, and may show how far it is.
+        Passes the images through, and may show the progress.
 
     Raises
     ------
@@ -196,9 +196,9 @@ def _origin(data: Path, image: LabelledImage) -> Origin:
 
 
 def _read_all(origins: Sequence[Origin]) -> Iterator[Radiograph | Unreadable]:
-    """Read on all cores, in order, a few at a time."""
+    """Read on all cores, in order."""
     with ThreadPoolExecutor(cpu_count()) as pool:
-        for chunk in chunks(origins, 64):  # bounds the memory that decoded images take
+        for chunk in chunks(origins, 64):  # limits the memory of decoded images
             yield from pool.map(_read, chunk)
 
 
@@ -215,7 +215,7 @@ def _read(origin: Origin) -> Radiograph | Unreadable:
 
 def _shortcuts(radiographs: Sequence[Radiograph]) -> tuple[list[Shortcut], float | None]:
     labels = [CLASSES.index(image.origin.label) for image in radiographs]
-    if len(set(labels)) < len(CLASSES):  # all files of a class are unreadable: nothing to tell apart
+    if len(set(labels)) < len(CLASSES):  # all files of a class are unreadable
         return [], None
     measured = ([image.cues for image in radiographs], labels, [image.origin.patient for image in radiographs])
     return single_cues(*measured), cues_together(*measured)

@@ -1,4 +1,4 @@
-"""The audit as one self-contained HTML page."""
+"""The audit report: one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.common.dataset import CLASSES
-from cxr_edge.common.figures import encode_jpeg, figure_png
+from cxr_edge.common.dataset import CLASSES, evenly
+from cxr_edge.common.figures import encode_jpeg, figure_png, shrink
 from cxr_edge.common.pages import render_page
 from cxr_edge.runtime.files import write_atomically
 from cxr_edge.runtime.imaging.image import read_image
@@ -23,15 +22,15 @@ from cxr_edge.train.data.shortcuts import BORDER, NEAR_BLACK, cue_names
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Radiographs shown of each class, groups of duplicates shown, images shown of a group, lines of a list.
+#: Limits of the page: radiographs of each class, groups of duplicates, images of a group, lines of a list.
 SAMPLES, GROUPS, IN_GROUP, LINES = 12, 9, 4, 50
-#: Longer side of a small picture, in pixels; JPEG quality of it.
+#: Longer side (pixels) and JPEG quality of a thumbnail.
 SIDE, QUALITY = 200, 82
 COLOURS = ("#2a7f8e", "#c8642b")
 
 
 def write_page(path: Path, audit: Audit) -> None:
-    """Render the page; pictures are embedded, so that it can be sent as it is."""
+    """Render the page with embedded pictures."""
     shared = {"audit": audit, "classes": CLASSES, "colours": COLOURS, "samples": _samples(audit.radiographs)}
     limits = {"groups": GROUPS, "in_group": IN_GROUP, "lines": LINES, "bits": MAX_DISTANCE}
     cues = {"border": BORDER, "near_black": NEAR_BLACK, "histograms": _histograms(audit) if audit.shortcuts else None}
@@ -40,24 +39,17 @@ def write_page(path: Path, audit: Audit) -> None:
 
 
 def thumbnail(origin: Origin) -> bytes:
-    """A small picture of a radiograph as a JPEG file."""
-    gray = read_image(origin.path)
-    scale = min(1.0, SIDE / max(gray.shape))
-    small = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return encode_jpeg(small, QUALITY)
+    """Thumbnail of a radiograph as a JPEG file."""
+    return encode_jpeg(shrink(read_image(origin.path), SIDE), QUALITY)
 
 
 def _samples(radiographs: Sequence[Radiograph]) -> dict[str, list[Radiograph]]:
-    """Some of each class, evenly over the data set."""
-    classes = {name: [image for image in radiographs if image.origin.label == name] for name in CLASSES}
-    return {
-        name: [members[i * len(members) // SAMPLES] for i in range(SAMPLES)] if len(members) > SAMPLES else members
-        for name, members in classes.items()
-    }
+    """Some radiographs of each class, evenly spaced over the data set."""
+    return {name: evenly([each for each in radiographs if each.origin.label == name], SAMPLES) for name in CLASSES}
 
 
 def _histograms(audit: Audit) -> bytes:
-    """Each cue by class, in the order of the table: a PNG file."""
+    """Histograms of each cue by class, in the order of the table, as a PNG file."""
     from matplotlib.figure import Figure
 
     values = np.array([astuple(image.cues) for image in audit.radiographs])
@@ -72,8 +64,8 @@ def _histograms(audit: Audit) -> bytes:
 
 
 def _histogram(axes: Axes, values: npt.NDArray[np.float64], labels: npt.NDArray[np.str_]) -> None:
-    """One cue: (N,) values and class names."""
-    # A few odd images would squeeze the others into one bar.
+    """Draw the histogram of one cue: (N,) values and class names."""
+    # A few extreme images would put all others into one bar.
     low, high = np.percentile(values, (0.5, 99.5))
     if low == high:
         axes.text(0.5, 0.5, f"{low:.4g} in all images", ha="center", transform=axes.transAxes)

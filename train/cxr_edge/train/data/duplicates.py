@@ -1,4 +1,4 @@
-"""The same radiograph twice: copies of a file, and pictures that were stored anew."""
+"""Finding duplicates: copies of a file, and pictures that were stored again."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from cxr_edge.runtime.imaging.preprocess import preprocess
 
 K = TypeVar("K", bound=Hashable)
 
-#: Side of the perceptual hash: 256 bits. The usual 64 do not part one chest from the next.
+#: Side of the perceptual hash: 256 bits. The usual 64 bits do not distinguish two chests.
 HASH_SIDE = 16
-#: Differing bits up to which two pictures are one. Measured on the 5,232 radiographs of *Chest X-Ray Images*, 13.7
-#: million pairs: copies differ in 0 bits, the nearest two others in 38. The same radiograph stored anew as a JPEG of
-#: quality 40 differs in up to 14, halved in size in up to 10, with a gamma of 1.2 in up to 16; cropped by 1 % it is
-#: found mostly (median 16), by 2 % no more (median 32). Drawn phantoms are more alike: from 24 bits on.
+#: Two pictures that differ in at most this many bits are the same. Measured on the 5,232 radiographs of *Chest X-Ray
+#: Images*, 13.7 million pairs: copies differ in 0 bits, the nearest two others in 38. The same radiograph stored again
+#: as a JPEG of quality 40 differs in up to 14 bits, at half the size in up to 10, with a gamma of 1.2 in up to 16. If
+#: cropped by 1 % it is mostly found (median 16), by 2 % it is not (median 32). Two phantoms differ in 24 bits or more.
 MAX_DISTANCE = 20
-#: Rows of the distance matrix at a time; bounds its memory.
+#: Rows of the distance matrix that are computed at a time; limits memory.
 BLOCK = 1024
 
 Bits = npt.NDArray[np.bool_]
 
 
 def perceptual_hash(gray: Gray) -> Bits:
-    """The signs of the low frequencies of a radiograph, (H, W) uint8, at the network's input size: (256,) bool."""
+    """Hash a radiograph, (H, W) uint8, by the signs of its low frequencies at the network's input size: (256,) bool."""
     import imagehash
     from PIL import Image
 
@@ -35,7 +35,7 @@ def perceptual_hash(gray: Gray) -> Bits:
 
 
 def equal(keys: Sequence[K]) -> list[list[int]]:
-    """Indices of equal keys, for each key that comes more than once."""
+    """Indices of equal keys, for each key that occurs more than once."""
     members: dict[K, list[int]] = {}
     for index, key in enumerate(keys):
         members.setdefault(key, []).append(index)
@@ -43,7 +43,7 @@ def equal(keys: Sequence[K]) -> list[list[int]]:
 
 
 def similar(hashes: npt.NDArray[np.bool_]) -> list[list[int]]:
-    """Indices of images that are linked by steps of at most `MAX_DISTANCE` bits.
+    """Indices of images that are connected by steps of at most `MAX_DISTANCE` bits.
 
     Parameters
     ----------
@@ -62,9 +62,9 @@ def similar(hashes: npt.NDArray[np.bool_]) -> list[list[int]]:
 
 
 def _close_pairs(hashes: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Both indices of each close pair.
+    """The two indices of each close pair.
 
-    As signs, two hashes have the inner product bits - 2 * distance: one matrix product compares them all, exact in
+    Two hashes as signs have the inner product bits - 2 * distance. One matrix product compares them all; it is exact in
     float32 and faster than counting bits (0.3 s for 5,232 images).
     """
     signs = 2 * hashes.astype(np.float32) - 1

@@ -1,4 +1,4 @@
-"""Who is on which image, and splits that never part a patient's images."""
+"""The patient of each image, and splits that keep all images of a patient together."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import numpy.typing as npt
 from cxr_edge.common.dataset import LabelledImage
 from cxr_edge.runtime.errors import DataError
 
-# The number alone is wrong in both directions: bacteria and virus count persons apart, and IM and NORMAL2-IM too.
+# A number alone does not identify a patient: bacteria and virus are numbered separately, and so are IM and NORMAL2-IM.
 _PERSON = re.compile(r"person(\d+)_(bacteria|virus)", re.IGNORECASE)
 _NUMBERED = re.compile(r"(bacteria|virus|IM|NORMAL\d*-IM)-(\d+)")
 _NORMAL = re.compile(r"(NORMAL\d+-IM|IM)-(\d+)", re.IGNORECASE)
 
 
 def patient_of(path: Path) -> str:
-    """Key of the patient on an image of *Chest X-Ray Images (Pneumonia)*, by its file name.
+    """Identify the patient of an image of *Chest X-Ray Images (Pneumonia)* by its file name.
 
-    A name of another scheme counts as a patient of its own.
+    An image whose name follows another scheme counts as a patient of its own.
 
     >>> patient_of(Path("person1000_virus_1681.jpeg")), patient_of(Path("NORMAL2-IM-1427-0001.jpeg"))
     ('virus-1000', 'NORMAL2-IM-1427')
@@ -35,16 +35,16 @@ def patient_of(path: Path) -> str:
 
 
 def are_numbered(patients: Sequence[str]) -> bool:
-    """Whether all keys are of a scheme of *Chest X-Ray Images (Pneumonia)*, whose numbers have an order."""
+    """Whether all patients follow a scheme of *Chest X-Ray Images (Pneumonia)*, whose numbers have an order."""
     return all(_NUMBERED.fullmatch(patient) for patient in patients)
 
 
 def positions(images: Sequence[LabelledImage]) -> npt.NDArray[np.float64]:
-    """Where each image's patient stands in the numbering of its kind: (N,) in [0, 1).
+    """Position of each image's patient in the numbering of its kind: (N,) in [0, 1).
 
-    Numbers follow the order of acquisition, and with it rooms, protocols and archives: blocks of consecutive numbers
-    differ as a whole, where patients drawn at random do not. Each scheme of *Chest X-Ray Images (Pneumonia)* counts for
-    itself; where names are of another scheme, each class does, in the order of its names.
+    Numbers follow the order of acquisition, and so rooms, protocols and archives. Blocks of consecutive numbers
+    therefore differ as a whole, while random samples of patients do not. Each scheme of *Chest X-Ray Images
+    (Pneumonia)* is numbered separately. If names follow another scheme, each class is ordered by name.
     """
     patients = [patient_of(image.path) for image in images]
     kinds: dict[str, str] = {}
@@ -65,17 +65,17 @@ def positions(images: Sequence[LabelledImage]) -> npt.NDArray[np.float64]:
 def split_by_blocks(
     images: Sequence[LabelledImage], val_fraction: float, holdout_fraction: float, fold: int = 0
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Part a data set into training, validation and hold-out: whole patients, blocks of consecutive numbers.
+    """Split a data set into training, validation and hold-out by blocks of consecutive patient numbers.
 
-    Validation is two blocks of each numbering, at its beginning and its middle; the hold-out, on which nothing may be
-    chosen, two others, a quarter further on.
+    Validation consists of two blocks of each numbering, at its beginning and in its middle. The hold-out, on which
+    nothing may be chosen, consists of two blocks a quarter further on.
 
     Parameters
     ----------
     val_fraction, holdout_fraction
-        Share of the images of each part, in (0, 0.5) and [0, 0.5).
+        Shares of the images, in (0, 0.5) and [0, 0.5).
     fold
-        Turns all blocks on by its number of validation blocks.
+        Cross-validation fold index: all blocks are shifted by this many validation blocks.
 
     Returns
     -------
@@ -84,7 +84,7 @@ def split_by_blocks(
     Raises
     ------
     DataError
-        If a part that should hold images lacks a class.
+        If a part has no images of a class.
     """
     # Rounded, because 0.6 % 0.5 is less than 0.1.
     in_half = ((positions(images) - fold * val_fraction / 2) % 0.5).round(9) % 0.5
@@ -95,12 +95,12 @@ def split_by_blocks(
     for name, mask in parts.items():
         if len(set(labels[mask])) < 2 and (holdout_fraction or name != "hold-out"):
             raise DataError(
-                f"no patients of a class are left for {name}; add data or change --val-fraction and --holdout-fraction"
+                f"no patients of a class are left for {name}; add data, or change --val-fraction and --holdout-fraction"
             )
     first, second, third = (np.flatnonzero(mask) for mask in parts.values())
     return first, second, third
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorts numbers inside names by value."""
+    """Sort key that orders the numbers in names by value."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -1,4 +1,4 @@
-"""Changes that another X-ray room, scanner or archive makes to a radiograph."""
+"""Perturbations that imitate another X-ray room, scanner or archive."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from functools import partial
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from cxr_edge.common.dataset import Pixels
 from cxr_edge.runtime.imaging.image import Gray
-
-Pixels = npt.NDArray[np.uint8]
 
 
 def perturb(pixels: Pixels, change: Callable[[Gray], Gray]) -> Pixels:
-    """Change each image alike: (N, H, W, 1) uint8 -> the same shape, uint8."""
+    """Apply a change to each image: (N, H, W, 1) uint8 -> the same shape, uint8."""
     return np.stack([change(image[:, :, 0]) for image in pixels])[:, :, :, np.newaxis]
 
 
@@ -38,7 +36,7 @@ def _blur(image: Gray) -> Gray:
 
 
 def _noise(image: Gray) -> Gray:
-    # Seeded by the image: the same one gets the same noise wherever it stands.
+    # The image is the seed, so that its noise does not depend on its place in the batch.
     random = np.random.default_rng(int(image.sum()))
     return np.clip(np.rint(image + random.normal(0, 10, image.shape)), 0, 255).astype(np.uint8)
 
@@ -49,14 +47,14 @@ def _jpeg(image: Gray) -> Gray:
 
 
 def _resample(image: Gray, interpolation: int) -> Gray:
-    """Down to half the size and up again, by another kernel than preprocessing's."""
+    """Halve the size and restore it, with another kernel than that of preprocessing."""
     height, width = image.shape
     half = cv2.resize(image, (width // 2, height // 2), interpolation=interpolation)
     return cv2.resize(half, (width, height), interpolation=interpolation)
 
 
 def _inner(image: Gray) -> tuple[slice, slice]:
-    """All but 8 % at each side."""
+    """The image without 8 % at each side."""
     height, width = image.shape
     y, x = round(0.08 * height), round(0.08 * width)
     return slice(y, height - y), slice(x, width - x)
@@ -82,13 +80,13 @@ def _mark(image: Gray) -> Gray:
 
 
 def _move(image: Gray, degrees: float = 0.0, scale: float = 1.0) -> Gray:
-    """Rotate and scale about the centre, black around."""
+    """Rotate and scale about the centre; the surroundings become black."""
     height, width = image.shape
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, scale)
     return cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR)
 
 
-#: Name -> (H, W) uint8 -> the same.
+#: Name -> function from (H, W) uint8 to the same shape, uint8.
 PERTURBATIONS: dict[str, Callable[[Gray], Gray]] = {
     "gamma 0.7": partial(_gamma, gamma=0.7),
     "gamma 1.4": partial(_gamma, gamma=1.4),

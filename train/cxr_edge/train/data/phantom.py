@@ -1,6 +1,6 @@
-"""Drawn chest radiographs: a data set for the demo and the tests that anyone may have.
+"""Phantoms: drawn chest radiographs, a data set without restrictions for the demo and the tests.
 
-They look like radiographs to a network, not to a physician, and say nothing about real ones.
+They resemble radiographs enough for a network, not for a physician. Results on them say nothing about real ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ JPEG_QUALITY = 92
 
 @dataclass(frozen=True)
 class Phantom:
-    """A drawn radiograph, (H, W) uint8, and where its opacity lies, (H, W) float32 ≥ 0 (all 0 in a normal one)."""
+    """A drawn radiograph, (H, W) uint8, and its opacity, (H, W) float32 ≥ 0 (0 everywhere in a normal one)."""
 
     image: npt.NDArray[np.uint8]
     opacity: Field
@@ -33,17 +33,17 @@ def draw(seed: int, finding: str | None, exposure: int = 0) -> Phantom:
     Parameters
     ----------
     seed
-        Of the patient: anatomy, and the opacity's place.
+        Seed of the patient: anatomy, and place of the opacity.
     finding
-        None, `focal` (a consolidation, as bacteria make) or `diffuse` (an infiltrate, as viruses do).
+        None, `focal` (a consolidation, as from bacteria) or `diffuse` (an infiltrate, as from viruses).
     exposure
-        Number of the image of this patient: position, noise, collimation and contrast.
+        Number of the image of this patient; it changes position, noise, collimation and contrast.
     """
     patient = np.random.default_rng([seed, 0])
     room = np.random.default_rng([seed, 1, exposure])
     height, width = (int(n) for n in room.integers((280, 330), (361, 421)))
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    # Body coordinates: x from -1 (patient's right, the image's left) to 1, y from -1 (neck) to 1.
+    # Body coordinates: x from -1 (the patient's right, which is left in the image) to 1, y from -1 (neck) to 1.
     scale = room.uniform(0.92, 1.05)
     x = (2 * x / width - 1 - room.uniform(-0.04, 0.04)) / scale
     y = (2 * y / height - 1 - room.uniform(-0.04, 0.04)) / scale
@@ -65,12 +65,12 @@ def draw(seed: int, finding: str | None, exposure: int = 0) -> Phantom:
 
 
 def write_dataset(folder: Path, patients: int, seed: int) -> Iterator[int]:
-    """Write a data set in the Kaggle layout, named as the real one; yields the number of images so far.
+    """Write a data set in the Kaggle layout with the names of the real one; yield the number of images so far.
 
     Parameters
     ----------
     patients
-        For each class; every third one has two images. One in five goes to `test`, the others to `train`.
+        Number for each class. Every third patient has two images; every fifth goes to `test`, the others to `train`.
     """
     written = 0
     for number in range(patients):
@@ -89,7 +89,7 @@ def write_dataset(folder: Path, patients: int, seed: int) -> Iterator[int]:
 
 
 def _step(value: Field, softness: float) -> Field:
-    """0 below, 1 above zero, smooth."""
+    """Smooth step: 0 below zero, 1 above."""
     return np.asarray((1 + np.tanh(2 * value / softness)) / 2, np.float32)
 
 
@@ -98,13 +98,13 @@ def _ellipse(x: Field, y: Field, cx: float, cy: float, rx: float, ry: float, sof
 
 
 def _ribs(x: Field, y: Field, random: np.random.Generator) -> Field:
-    """Bright arcs that fall towards the flanks."""
+    """Bright arcs that descend towards the sides."""
     phase = (y - 0.55 * x**2) * random.uniform(15, 18) + random.uniform(0, 2 * np.pi)
     return np.asarray(np.clip(np.sin(phase) - 0.45, 0, 1) / 0.55, np.float32)
 
 
 def _opacity(x: Field, y: Field, lungs: Field, finding: str | None, random: np.random.Generator) -> Field:
-    """What pneumonia adds to the brightness, within the lungs."""
+    """The brightness that pneumonia adds within the lungs."""
     if finding is None:
         return np.zeros_like(x)
     side = random.choice((-1.0, 1.0))
@@ -118,7 +118,7 @@ def _opacity(x: Field, y: Field, lungs: Field, finding: str | None, random: np.r
 
 
 def _expose(brightness: Field, random: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Blur, contrast, noise and collimation of one exposure."""
+    """Apply blur, contrast, noise and collimation of one exposure."""
     blurred = cv2.GaussianBlur(brightness, (0, 0), random.uniform(0.8, 1.4))
     exposed = np.clip(blurred, 0, 1) ** random.uniform(0.8, 1.25) * random.uniform(0.85, 1.1)
     exposed += random.normal(0, 0.015, exposed.shape)

@@ -1,7 +1,7 @@
-"""What predicts the class without a look at the lungs: single numbers of an image, and all of them together.
+"""Shortcuts: how well simple properties of an image predict its class without its lungs.
 
-A network finds such a shortcut as easily as the disease, and shows it first where the images come from elsewhere
-(Zech et al. 2018, doi:10.1371/journal.pmed.1002683).
+A network learns such a shortcut as easily as the disease, and then fails on images from elsewhere (Zech et al. 2018,
+doi:10.1371/journal.pmed.1002683).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from cxr_edge.common.dataset import CLASSES
 from cxr_edge.common.statistics import roc_auc
 from cxr_edge.runtime.imaging.image import Gray
 
-#: Outer part of the image that counts as border, of each side.
+#: Share of height and width on each side that counts as border.
 BORDER = 0.08
-#: Border pixels up to this are collimation or padding rather than anatomy.
+#: Border pixels up to this gray level are collimation or padding, not anatomy.
 NEAR_BLACK = 10
-#: Folds of the cues together, whole patients each.
+#: Cross-validation folds for all cues together; each holds whole patients.
 FOLDS = 5
 #: Half-width of a 95 % interval in standard errors.
 Z = 1.96
@@ -29,7 +29,7 @@ Z = 1.96
 
 @dataclass(frozen=True)
 class Cues:
-    """Numbers of one image that say nothing about its lungs; intensities in [0, 255]."""
+    """Properties of one image that do not depend on its lungs; intensities in [0, 255]."""
 
     file_size: float
     bytes_per_pixel: float
@@ -43,9 +43,9 @@ class Cues:
 
 @dataclass(frozen=True)
 class Shortcut:
-    """How well one cue alone tells the classes apart.
+    """How well one cue alone separates the classes.
 
-    `auc` is at least 0.5, `low` and `high` its 95 % interval; `higher_in` is the class with larger values, None where
+    `auc` is at least 0.5, `low` and `high` are its 95 % interval. `higher_in` is the class with larger values, None if
     neither has.
     """
 
@@ -57,7 +57,7 @@ class Shortcut:
 
 
 def measure(gray: Gray, file_size: int) -> Cues:
-    """Measure one radiograph as it was decoded: (H, W) uint8 in [0, 255]."""
+    """Measure one decoded radiograph: (H, W) uint8 in [0, 255]."""
     height, width = gray.shape
     top, left = max(1, round(BORDER * height)), max(1, round(BORDER * width))
     ring = np.ones(gray.shape, np.bool_)
@@ -76,9 +76,9 @@ def measure(gray: Gray, file_size: int) -> Cues:
 
 
 def single_cues(cues: Sequence[Cues], labels: Sequence[int], patients: Sequence[str]) -> list[Shortcut]:
-    """ROC AUC of each cue, the best first; both classes must be there."""
+    """ROC AUC of each cue, the best first. Both classes must be present."""
     classes = np.array(labels)
-    # Images of one patient resemble each other: patients, not images, are what the interval counts.
+    # Images of one patient resemble each other, so the interval counts patients, not images.
     negatives, positives = (len({p for p, y in zip(patients, labels, strict=True) if y == label}) for label in (0, 1))
     found = []
     for name, values in zip(cue_names(), _matrix(cues).T, strict=True):
@@ -91,11 +91,11 @@ def single_cues(cues: Sequence[Cues], labels: Sequence[int], patients: Sequence[
 
 
 def cues_together(cues: Sequence[Cues], labels: Sequence[int], patients: Sequence[str]) -> float | None:
-    """ROC AUC of a logistic regression on all cues, each patient scored by a fit on others.
+    """ROC AUC of a logistic regression on all cues, in which each patient is scored by a fit on others.
 
     Returns
     -------
-    None where a class has too few patients for that.
+    None if a class has too few patients for cross-validation.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
@@ -105,7 +105,7 @@ def cues_together(cues: Sequence[Cues], labels: Sequence[int], patients: Sequenc
     classes, groups = np.array(labels), np.array(patients)
     if min(len(set(groups[classes == label])) for label in (0, 1)) < FOLDS:
         return None
-    # Grouped and stratified: scores of all folds are ranked as one, so each fold must see the same share of classes.
+    # Stratified, because the scores of all folds are ranked together: each fold must have the same share of classes.
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     scores = cross_val_predict(model, _matrix(cues), classes, groups=groups, cv=folds, method="decision_function")
@@ -113,17 +113,17 @@ def cues_together(cues: Sequence[Cues], labels: Sequence[int], patients: Sequenc
 
 
 def cue_names() -> list[str]:
-    """Names of the cues as one reads them."""
+    """Readable names of the cues."""
     return [field.name.replace("_", " ") for field in fields(Cues)]
 
 
 def _matrix(cues: Sequence[Cues]) -> npt.NDArray[np.float64]:
-    """One row an image, one column a cue: (N, 8) float64."""
+    """One row per image, one column per cue: (N, 8) float64."""
     return np.array([astuple(each) for each in cues], np.float64)
 
 
 def _standard_error(auc: float, negatives: int, positives: int) -> float:
-    """Of an AUC, by Hanley and McNeil 1982 (doi:10.1148/radiology.143.1.7063747)."""
+    """Standard error of an AUC (Hanley and McNeil 1982, doi:10.1148/radiology.143.1.7063747)."""
     both_positives, both_negatives = auc / (2 - auc), 2 * auc**2 / (1 + auc)
     variance = auc * (1 - auc)
     variance += (positives - 1) * (both_positives - auc**2) + (negatives - 1) * (both_negatives - auc**2)

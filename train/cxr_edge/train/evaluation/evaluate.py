@@ -1,8 +1,7 @@
-"""A model on labelled radiographs: figures with intervals, at each operating point, and under a change of hospital."""
+"""Evaluation of a model on labelled radiographs."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -36,29 +35,29 @@ from cxr_edge.train.evaluation.shift import Shift, measure_shift
 from cxr_edge.train.evaluation.subject import Subject
 
 SCHEMA_VERSION = 1
-#: Parts of a data set that a run was not trained on, the most trustworthy first, and what they are.
+#: Parts of a data set that a run was not trained on, the most trustworthy first, and their descriptions.
 PARTS = {
-    "holdout": "the {} images of the patients that the run held out and that chose nothing",
-    "validation": "the {} images of the patients that the run held out; they chose epoch, temperature and thresholds",
+    "holdout": "the {} hold-out images of the run, whose patients chose nothing",
+    "validation": "the {} validation images of the run, whose patients chose epoch, temperature and thresholds",
 }
 
 
 @dataclass(frozen=True)
 class Source:
-    """The images that a model is evaluated on, and how far their figures can be trusted.
+    """The images for an evaluation, and how far its figures can be trusted.
 
     Attributes
     ----------
     data
-        As the user named it.
+        The data set as the user named it.
     images
-        Both classes.
+        Images of both classes.
     split
-        `holdout`: patients that chose nothing; `validation`: those that chose epoch, temperature and thresholds; `all`.
+        `holdout`: patients that chose nothing. `validation`: those that chose epoch, temperature and thresholds. `all`.
     description
-        What they are to the model, as a sentence.
+        Relation of the images to the model, in words.
     seen
-        Whether the model was trained on some of them; None if that cannot be known.
+        Whether the model was trained on some of them; None if it is not known.
     """
 
     data: Path
@@ -80,18 +79,18 @@ class AtPoint:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything that was measured.
+    """Results of an evaluation.
 
     Attributes
     ----------
     heatmaps
-        (N, h, w) float32 ≥ 0, image by image.
+        (N, h, w) float32 ≥ 0.
     reliability
-        Bins of equal width, ascending, those without images among them.
+        Bins of equal width, ascending; some may have no images.
     in_distribution
-        Share of the images of no more novelty than the model's threshold.
+        Share of the images whose novelty is at most the model's threshold.
     shift, faithfulness
-        None where they were not asked for.
+        None if they were not requested.
     """
 
     subject: Subject
@@ -137,40 +136,38 @@ class Evaluation:
             "faithfulness": _faithfulness_dict(self.faithfulness) if self.faithfulness else None,
         }
 
-    def to_json(self) -> str:
-        """Text of `metrics.json`."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
-
 
 def choose_images(subject: Subject, data: Path, split: str | None) -> Source:
-    """The images to evaluate on.
+    """Choose the images for an evaluation.
 
     Parameters
     ----------
     split
-        `holdout` or `validation`: a part that a run was not trained on; `all`; None: the first of the three that the
-        model tells of and `data` has images of.
+        `holdout` or `validation`: a part that a run was not trained on. `all`. None: the first of the three for which
+        the model names images that `data` has.
 
     Raises
     ------
     DataError
-        If `data` cannot be used, or lacks the images asked for or a class of them.
+        If `data` cannot be used, or does not have the requested images or one of their classes.
     UsageError
-        If a part is asked for that the model does not tell of, as a bundle never does.
+        If the model does not name the images of the requested part. A bundle never does.
     """
     images = read_dataset(data)
     # A test split may use the same names for other images.
     pooled = [i for i in images if i.path.parents[1].name != "test"]
-    parts = {"holdout": subject.holdout_files, "validation": subject.validation_files}
+    parts: dict[str, frozenset[str]] = dict.fromkeys(PARTS, frozenset())
+    if subject.trained:  # a bundle does not name its images
+        parts = {"holdout": subject.trained.holdout_files, "validation": subject.trained.validation_files}
     for part in PARTS if split is None else [split] if split in PARTS else []:
         found = [image for image in pooled if image.key in parts[part]]
         if found or split:
             _check_part(subject, data, part, parts[part], found)
             return Source(data, found, part, PARTS[part].format(len(found)), seen=False)
     if any(image.key in files for files in parts.values() for image in pooled) or _was_trained_on(subject, data):
-        text = f"all {len(images)} images, among them those that the network was trained on: these figures flatter it"
+        text = f"all {len(images)} images, including those of training: the figures flatter the network"
         return Source(data, images, "all", text, seen=True)
-    text = f"all {len(images)} images; the model cannot tell whether it was trained on any of them"
+    text = f"all {len(images)} images; it is not known whether the model was trained on any of them"
     return Source(data, images, "all", text, seen=None)
 
 
@@ -178,13 +175,13 @@ def _check_part(
     subject: Subject, data: Path, part: str, files: Collection[str], found: Sequence[LabelledImage]
 ) -> None:
     if subject.kind == "bundle":
-        raise UsageError(f"{subject.path}: a bundle does not tell which images were held out; evaluate the run instead")
+        raise UsageError(f"{subject.path}: a bundle does not name the held-out images; evaluate the run instead")
     if not files:
-        raise UsageError(f"{subject.path}: was trained without a hold-out; take --split validation, or train again")
+        raise UsageError(f"{subject.path}: the run has been trained without a hold-out; use --split validation")
     if not found:
-        raise DataError(f"{data}: has none of the {part} images of {subject.path}; name the data it was trained on")
+        raise DataError(f"{data}: found none of the {part} images of {subject.path}; name its training data")
     if len({image.label for image in found}) < 2:
-        raise DataError(f"{data}: has {part} images of one class only; name the data the run was trained on")
+        raise DataError(f"{data}: found {part} images of one class only; name the training data of {subject.path}")
 
 
 def evaluate(
@@ -195,23 +192,23 @@ def evaluate(
     Parameters
     ----------
     with_shift
-        Whether to measure the proxies of another hospital too, which decides 16 times on each image.
+        Whether to measure the proxies for another hospital, which runs the model on each perturbation of the images.
     with_faithfulness
-        Whether to measure the heatmaps too, which decides once more on each image, and 10,000 times on some.
+        Whether to measure the heatmaps, which runs the model once more on each image, and often on a sample.
     step
-        Told what is done next.
+        Called with the name of each step.
 
     Raises
     ------
     DataError
-        If an image cannot be read, or the model answers with anything but numbers.
+        If an image cannot be read, or a logit is not finite.
     """
     step(f"reading {len(source.images)} images")
     pixels = read_pixels(source.images, subject.input.height, subject.input.width)
-    step("deciding")
+    step("running the model")
     outputs = subject.run(pixels)
     if not np.isfinite(outputs.logit).all():
-        raise DataError(f"{subject.path}: gives logits that are no numbers; train or export it again")
+        raise DataError(f"{subject.path}: found logits that are not finite; train or export the model again")
     cases = Cases(
         labels=np.array([image.label for image in source.images], np.int64),
         logit=outputs.logit,
@@ -226,7 +223,7 @@ def evaluate(
     if with_shift:
         threshold, temperature = subject.operating_points[0].threshold, subject.temperature
         shift = measure_shift(
-            lambda x: outputs.logit if x is pixels else subject.run(x).logit,  # as they are, they are known
+            lambda x: outputs.logit if x is pixels else subject.run(x).logit,  # known for the original images
             source.images, pixels, threshold, temperature, lambda name: step(f"change of hospital: {name}"),
         )  # fmt: skip
     if with_faithfulness:
@@ -236,17 +233,12 @@ def evaluate(
 
 
 def _at_point(cases: Cases, point: OperatingPoint) -> AtPoint:
-    threshold = point.threshold
-    return AtPoint(
-        point,
-        decision_metrics(cases, threshold),
-        classification_report(cases, threshold),
-        confusion(cases, threshold),
-    )
+    at = point.threshold
+    return AtPoint(point, decision_metrics(cases, at), classification_report(cases, at), confusion(cases, at))
 
 
 def _was_trained_on(subject: Subject, data: Path) -> bool:
-    """Whether the train and val images of `data` are the very ones that the model was made of."""
+    """Whether the train and val images of `data` are exactly those that the model was trained on."""
     if subject.trained_on is None:
         return False
     try:
@@ -270,7 +262,7 @@ def _point_dict(at: AtPoint) -> dict[str, Any]:
 
 
 def _faithfulness_dict(found: Faithfulness) -> dict[str, Any]:
-    """As measured, with curves averaged over the images."""
+    """All fields, with curves averaged over the images."""
     curves = [
         {"way": each.way, "substitute": each.substitute}
         | {

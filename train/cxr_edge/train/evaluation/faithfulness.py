@@ -1,19 +1,19 @@
-"""Whether the heatmap shows what the network decides by, and whether that is within the chest.
+"""Tests of whether the heatmaps show what the network decides by, and whether that lies within the chest.
 
-Insertion and deletion (Petsiuk et al. 2018, RISE), the share of the heatmap's energy in the border of the image, and
-the cascading randomisation of `cxr_edge.train.evaluation.randomisation`.
+These are deletion and insertion (Petsiuk et al. 2018, RISE), the share of the heatmap's energy in the border of the
+image, and the cascading randomisation of `cxr_edge.train.evaluation.randomisation`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.common.dataset import CLASSES
+from cxr_edge.common.dataset import CLASSES, Pixels
 from cxr_edge.common.statistics import Floats
 from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract
 from cxr_edge.runtime.engines.base import FloatArray
@@ -22,34 +22,36 @@ from cxr_edge.runtime.imaging.image import Gray
 from cxr_edge.runtime.imaging.preprocess import preprocess
 from cxr_edge.train.evaluation.metrics import Cases, Estimate, mean_over_images
 from cxr_edge.train.evaluation.randomisation import Randomised, cascade
-from cxr_edge.train.evaluation.subject import Pixels, Subject
+from cxr_edge.train.evaluation.subject import Subject
 
-#: Images, of pneumonia and decided so, whose curves are drawn and whose heatmaps a randomised network repeats.
+#: Largest number of true positives for the curves and for randomisation.
 SAMPLE = 64
 #: Shares of the pixels that are deleted or inserted; 4 curves of 16 are one batch of 64.
 SHARES = np.linspace(0, 1, 16)
-#: Outer part of the height and of the width, on each side, that counts as border.
+#: Share of height and width on each side that counts as border.
 BORDER = 0.1
-#: Of the Gaussian that takes an opacity away, at an input of 224 (pixels).
+#: Standard deviation of the Gaussian that removes an opacity, at an input of 224 (pixels).
 BLUR_SIGMA = 16.0
+WAYS = ("deletion", "insertion")
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Probability of pneumonia while pixels are replaced, in the order of the heatmap and in a random one.
+    """Probability of pneumonia while pixels are replaced, in the order of the heatmap and in a random order.
 
     Attributes
     ----------
     way
-        `deletion`: hottest pixels first, by those of the substitute. `insertion`: hottest first, into the substitute.
+        `deletion`: the substitute replaces the image, hottest pixels first. `insertion`: the image replaces the
+        substitute, hottest pixels first.
     substitute
-        What stands in for a pixel of the radiograph.
+        Name of the image that replaces the radiograph.
     heatmap, random
-        (N, 16) float: the probability at each of `SHARES`, image by image.
+        (N, 16) float: the probability at each of `SHARES` for each image.
     heatmap_area, random_area
         Area under the mean curve, in [0, 1].
     gain
-        What the order of the heatmap is better by, image by image: less area in deletion, more in insertion.
+        Mean advantage of the order of the heatmap: less area in deletion, more area in insertion.
     """
 
     way: str
@@ -62,7 +64,7 @@ class Curves:
 
     @property
     def of_substitute(self) -> float:
-        """Mean probability of the substitutes alone; where it is high, the curves test nothing."""
+        """Mean probability of the substitutes alone. If it is high, the curves test nothing."""
         return float(self.heatmap[:, -1 if self.way == "deletion" else 0].mean())
 
 
@@ -73,11 +75,11 @@ class Border:
     Attributes
     ----------
     truth, decided
-        Which images; `None`: any.
+        Class and decision of the images; `None` is any.
     images, empty
-        How many, and how many of them have a heatmap without energy, whose share is not defined and left out.
+        Number of images, and number of those without energy in the heatmap, which are left out of the shares.
     share, cropped
-        Mean share of the images as they are, and after that border was cut away and the rest enlarged.
+        Mean share of the original images, and after the border was cropped and the rest enlarged.
     """
 
     truth: str | None
@@ -90,18 +92,18 @@ class Border:
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """Everything that was measured of the heatmaps.
+    """Results of all tests of the heatmaps.
 
     Attributes
     ----------
     sample
-        Number of images of the curves and of the randomisation.
+        Number of images for the curves and for randomisation.
     curves
-        Empty if there was no such image.
+        Empty if there is no such image.
     randomised
-        Empty for a bundle, too, whose weights are not at hand.
+        Also empty for a bundle, whose weights are not available.
     border_area
-        Share of the image's area that is border.
+        Share of the border in the area of the image.
     borders
         All images, then by truth and decision.
     """
@@ -121,9 +123,9 @@ def measure_faithfulness(
     Parameters
     ----------
     pixels, cases, heatmaps
-        (N, H, W, 1) uint8 in [0, 255], what the model says of them, and its heatmaps: (N, h, w) float32 ≥ 0.
+        (N, H, W, 1) uint8 in [0, 255], the model's output for them, and its heatmaps: (N, h, w) float32 ≥ 0.
     step
-        Told what is done next.
+        Called with the name of each step.
     """
     decided = cases.probability >= subject.operating_points[0].threshold
     sample = _sample(np.flatnonzero(decided & (cases.labels == 1) & (heatmaps.max(axis=(1, 2)) > 0)))
@@ -148,29 +150,28 @@ def measure_faithfulness(
 def replacing_order(
     heatmap: FloatArray, geometry: HeatmapGeometry, contract: InputContract, random: np.random.Generator
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Orders in which to replace pixels: hottest first, and one at random.
+    """Orders in which to replace pixels: hottest first, and at random.
 
-    The random one is of a map of as many cells, placed alike, because single pixels here and there would do something
-    else to an image than regions do. It also parts pixels of equal heat.
+    The random order comes from a random map with the same cells, because replacing single pixels affects an image
+    differently from replacing regions. It also decides between pixels of equal heat.
 
     Returns
     -------
-    Two (H, W) float, each pixel's place in the order, in [0, 1).
+    Two (H, W) float: each pixel's place in the order, in [0, 1).
     """
-    by_chance = upsample(
-        random.random(heatmap.shape, np.float32), geometry, contract, contract.height, contract.width
-    ).ravel()
-    heat = upsample(heatmap, geometry, contract, contract.height, contract.width).ravel()
+    cells = random.random(heatmap.shape, np.float32)
+    height, width = contract.height, contract.width
+    by_chance, heat = (upsample(each, geometry, contract, height, width).ravel() for each in (cells, heatmap))
     places = []
     for order in (np.lexsort((by_chance, -heat)), np.argsort(by_chance, kind="stable")):
         place = np.empty(len(order))
         place[order] = np.arange(len(order)) / len(order)
-        places.append(place.reshape(contract.height, contract.width))
+        places.append(place.reshape(height, width))
     return places[0], places[1]
 
 
 def border_share(heatmaps: FloatArray, geometry: HeatmapGeometry, contract: InputContract) -> Floats:
-    """Share of each heatmap's energy within `BORDER` of an edge, its cells placed where they look.
+    """Share of each heatmap's energy within `BORDER` of an edge; cells are placed by `geometry`.
 
     Parameters
     ----------
@@ -179,7 +180,7 @@ def border_share(heatmaps: FloatArray, geometry: HeatmapGeometry, contract: Inpu
 
     Returns
     -------
-    (N,) float in [0, 1]; NaN where a map is empty.
+    (N,) float in [0, 1]; NaN if a map is empty.
     """
     y, x = round(BORDER * contract.height), round(BORDER * contract.width)
     shares = np.full(len(heatmaps), np.nan)
@@ -190,7 +191,7 @@ def border_share(heatmaps: FloatArray, geometry: HeatmapGeometry, contract: Inpu
 
 
 def crop_border(image: Gray) -> Gray:
-    """Cut `BORDER` away on each side and enlarge the rest: (H, W) uint8 -> (H, W, 1) uint8."""
+    """Crop `BORDER` on each side and enlarge the rest: (H, W) uint8 -> (H, W, 1) uint8."""
     height, width = image.shape
     y, x = round(BORDER * height), round(BORDER * width)
     return preprocess(image[y : height - y, x : width - x], height, width)
@@ -201,10 +202,10 @@ def _sample(rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
 
 
 def _substitutes(chosen: Pixels, normal: Pixels) -> dict[str, Pixels]:
-    """What may stand in for the pixels of (N, H, W, 1) images: name -> the same shape.
+    """Substitutes for (N, H, W, 1) images: name -> the same shape.
 
-    A blurred radiograph is RISE's, but to a network that takes haze for pneumonia it is no absence of evidence: its
-    probability says whether that curve means anything. Radiographs of others, normal and decided so, always are.
+    RISE uses the blurred image. A network that takes haze for pneumonia may find evidence in it: its probability says
+    whether the curve is meaningful. True negatives of other patients have no evidence.
     """
     sigma = BLUR_SIGMA * chosen.shape[1] / 224
     found = {
@@ -218,22 +219,29 @@ def _substitutes(chosen: Pixels, normal: Pixels) -> dict[str, Pixels]:
 def _curves(
     subject: Subject, pixels: Pixels, substitutes: Pixels, name: str, maps: FloatArray, patients: npt.NDArray[np.str_]
 ) -> list[Curves]:
+    """The curves of all `WAYS` for one kind of substitute."""
     random = np.random.default_rng(0)
-    probabilities = np.empty((len(pixels), 2, 2, len(SHARES)))
-    shares = SHARES[:, np.newaxis, np.newaxis]
+    probability = np.empty((len(WAYS), 2, len(pixels), len(SHARES)))
     for row, (image, substitute) in enumerate(zip(pixels, substitutes, strict=True)):
-        places = replacing_order(maps[row], subject.heatmap, subject.input, random)
-        replaced = np.stack([[place < shares, place >= shares] for place in places], axis=1)
-        mixed = np.where(replaced[..., np.newaxis], substitute, image)
-        probabilities[row] = subject.run(mixed.reshape(-1, *image.shape)).probability.reshape(2, 2, -1)
-    found = []
-    for way, (heatmap, by_chance), sign in zip(
-        ("deletion", "insertion"), probabilities.transpose(1, 2, 0, 3), (-1, 1), strict=True
-    ):
-        areas = [_area(each) for each in (heatmap, by_chance)]
-        estimates = (mean_over_images(each, patients) for each in (*areas, sign * (areas[0] - areas[1])))
-        found.append(Curves(way, name, heatmap, by_chance, *estimates))
-    return found
+        orders = replacing_order(maps[row], subject.heatmap, subject.input, random)
+        probability[:, :, row] = _replace(subject, image, substitute, orders)
+    return [_compare(way, name, both[0], both[1], patients) for way, both in zip(WAYS, probability, strict=True)]
+
+
+def _replace(subject: Subject, image: Gray, substitute: Gray, orders: Sequence[Floats]) -> Floats:
+    """Probability while pixels are deleted and inserted in each of two orders: (ways, orders, shares)."""
+    place, shares = np.stack(orders)[:, np.newaxis], SHARES[:, np.newaxis, np.newaxis]
+    is_substitute = np.stack([place < shares, place >= shares])  # (ways, orders, shares, H, W)
+    mixed = np.where(is_substitute[..., np.newaxis], substitute, image)
+    return subject.run(mixed.reshape(-1, *image.shape)).probability.reshape(is_substitute.shape[:3])
+
+
+def _compare(way: str, substitute: str, heatmap: Floats, random: Floats, patients: npt.NDArray[np.str_]) -> Curves:
+    """Compare two orders by the areas under their (N, 16) curves."""
+    areas = _area(heatmap), _area(random)
+    gain = areas[1] - areas[0] if way == "deletion" else areas[0] - areas[1]
+    estimates = (mean_over_images(values, patients) for values in (*areas, gain))
+    return Curves(way, substitute, heatmap, random, *estimates)
 
 
 def _area(curves: Floats) -> Floats:

@@ -1,13 +1,11 @@
-"""The pictures of an evaluation, as PNG and JPEG files in memory."""
+"""Diagrams and gallery of an evaluation, as PNG and JPEG files in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -17,9 +15,11 @@ from cxr_edge.common.figures import (
     GREY,
     PROBABILITY_LIMITS,
     RED,
+    GalleryImage,
     draw_png,
     encode_jpeg,
     set_probability_scale,
+    shrink,
 )
 from cxr_edge.common.statistics import BINS
 from cxr_edge.runtime.explanation.gradcam import overlay
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cxr_edge.train.evaluation.faithfulness import Curves, Faithfulness
     from cxr_edge.train.evaluation.randomisation import Randomised
 
-#: Pictures of each kind in the gallery: right and wrong, of each class.
+#: Pictures in each group of the gallery.
 SHOWN = 3
 #: Longer side of a radiograph in the gallery (pixels).
 _SIDE = 512
@@ -43,19 +43,8 @@ SIZE = (4.6, 3.9)
 CASCADE = "Randomised from the head downwards"
 
 
-@dataclass(frozen=True)
-class GalleryImage:
-    """One radiograph of the gallery: its heatmap picture as JPEG, what it is and what was decided."""
-
-    jpeg: bytes
-    name: str
-    truth: str
-    decided: str
-    probability: float
-
-
 def draw_all(evaluation: Evaluation) -> dict[str, bytes]:
-    """Every diagram: title -> PNG file."""
+    """Draw the diagrams of decisions: title -> PNG file."""
     cases, points = evaluation.cases, evaluation.points
     drawn = {
         "ROC curve": draw_png(lambda axes: _roc(axes, cases, points), *SIZE),
@@ -67,7 +56,7 @@ def draw_all(evaluation: Evaluation) -> dict[str, bytes]:
 
 
 def draw_faithfulness(found: Faithfulness) -> dict[str, bytes]:
-    """The diagrams of the heatmaps: title -> PNG file."""
+    """Draw the diagrams of heatmaps: title -> PNG file."""
     drawn = {
         f"{each.way.capitalize()}, {each.substitute}": draw_png(partial(_curves, curves=each), *SIZE)
         for each in found.curves
@@ -97,12 +86,7 @@ def _show(evaluation: Evaluation, row: int) -> GalleryImage:
     image, point = evaluation.source.images[row], evaluation.points[0].point
     probability = float(evaluation.cases.probability[row])
     decided = CLASSES[int(probability >= point.threshold)]
-    gray = read_image(image.path)
-    factor = _SIDE / max(gray.shape)
-    if factor < 1:
-        gray = cv2.resize(
-            gray, (round(gray.shape[1] * factor), round(gray.shape[0] * factor)), interpolation=cv2.INTER_AREA
-        )
+    gray = shrink(read_image(image.path), _SIDE)
     subject = evaluation.subject
     picture = overlay(gray, evaluation.heatmaps[row], subject.heatmap, subject.input, f"{decided}  p={probability:.3f}")
     return GalleryImage(encode_jpeg(picture, QUALITY), image.path.name, CLASSES[image.label], decided, probability)
@@ -113,7 +97,7 @@ def _roc(axes: Any, cases: Cases, points: Sequence[AtPoint]) -> None:
 
     false_positive, true_positive, _ = roc_curve(cases.labels, cases.logit)
     shown = [axes]
-    if auc(false_positive, true_positive) > 0.9:  # then all of interest is in the corner, and the middle is free
+    if auc(false_positive, true_positive) > 0.9:  # the corner is of interest, and the middle is free
         corner = axes.inset_axes((0.32, 0.28, 0.62, 0.52), xlim=(-0.01, 0.25), ylim=(0.75, 1.01))
         axes.indicate_inset_zoom(corner)
         corner.tick_params(labelsize=7)
@@ -166,8 +150,8 @@ def _reliability(axes: Any, bins: Sequence[ReliabilityBin]) -> None:
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1)
     said, found = [each.said for each in filled], [each.found for each in filled]
     axes.plot(said, found, color=BLUE, linewidth=1, alpha=0.4)
-    axes.scatter(said, found, [8 + 24 * np.log10(each.images) for each in filled], color=BLUE)  # few images: small
-    axes.set(xlabel="probability said", ylabel="share of pneumonia found", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.scatter(said, found, [8 + 24 * np.log10(each.images) for each in filled], color=BLUE)  # area: images
+    axes.set(xlabel="mean probability", ylabel="share of pneumonia", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.grid(alpha=0.3)
     images = axes.twinx()
     images.bar((np.arange(BINS) + 0.5) / BINS, counts, 0.9 / BINS, color=GREY, alpha=0.3)
@@ -193,7 +177,7 @@ def _confusion(axes: Any, at: AtPoint) -> None:
 
 
 def _curves(axes: Any, curves: Curves) -> None:
-    for values, name, color in ((curves.heatmap, "order of the heatmap", BLUE), (curves.random, "by chance", GREY)):
+    for values, name, color in ((curves.heatmap, "order of the heatmap", BLUE), (curves.random, "random order", GREY)):
         axes.plot(SHARES, values.mean(axis=0), color=color, label=name)
         axes.fill_between(SHARES, *np.quantile(values, (0.25, 0.75), axis=0), color=color, alpha=0.15, linewidth=0)
     what = "replaced" if curves.way == "deletion" else "put back"
@@ -211,7 +195,7 @@ def _cascade(axes: Any, steps: Sequence[Randomised]) -> None:
     for place, step in enumerate(steps, start=1):
         axes.plot([place] * len(step.draws), step.draws, ".", color=GREY, markersize=4)
     axes.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
-    axes.set(ylabel="rank correlation with the trained", ylim=(-1.05, 1.05))
+    axes.set(ylabel="rank correlation with the trained network", ylim=(-1.05, 1.05))
     axes.grid(alpha=0.3)
 
 

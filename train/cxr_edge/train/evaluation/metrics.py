@@ -1,10 +1,11 @@
-"""How well a classifier does on labelled images, each figure with an interval that respects patients."""
+"""Metrics of a classifier on labelled images, with bootstrap intervals over patients."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -21,27 +22,29 @@ from cxr_edge.common.statistics import (
 )
 
 Weights = npt.NDArray[np.float64]
+#: (R, N) weights of the images -> figures by name, (R,) each.
+Weighted = Callable[[Weights], Mapping[str, Floats]]
 
 RESAMPLES = 1000
 LEVEL = 0.95
-#: Resamples that are computed at once; bounds the memory that the weights take.
+#: Resamples that are computed at a time; limits the memory of the weights.
 _CHUNK = 100
 
 
 @dataclass(frozen=True)
 class Cases:
-    """What a network says of N labelled images.
+    """The output of a network for N labelled images.
 
     Attributes
     ----------
     labels
         (N,) int: 0 normal, 1 pneumonia.
     logit
-        (N,) float. Ranks are taken from it, because probabilities near 1 tie in float32.
+        (N,) float. It is used for ranks, because probabilities near 1 are equal in float32.
     probability
         (N,) float in [0, 1], after temperature scaling.
     patients
-        (N,) str: whose image it is.
+        (N,) str: the patient of each image.
     """
 
     labels: Labels
@@ -52,7 +55,7 @@ class Cases:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its percentile interval; None where it is not defined, as precision is where nothing is positive."""
+    """A figure and its percentile interval; None if undefined, such as precision without positive decisions."""
 
     value: float | None
     low: float | None
@@ -61,7 +64,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Decisions at a threshold, counted by truth; positive is pneumonia."""
+    """Number of decisions at a threshold by truth; positive is pneumonia."""
 
     true_negative: int
     false_positive: int
@@ -71,12 +74,12 @@ class Confusion:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """The images whose probability lies in [`low`, `high`), the last bin with 1.
+    """The images whose probability lies in [`low`, `high`); the last bin includes 1.
 
     Attributes
     ----------
     images
-        How many; 0 leaves `said` and `found` None.
+        Number of images; if 0, `said` and `found` are None.
     said, found
         Mean probability, and share of pneumonia.
     """
@@ -97,9 +100,9 @@ def confusion(cases: Cases, threshold: float) -> Confusion:
 
 
 def score_metrics(cases: Cases, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Estimate]:
-    """What needs no threshold: `roc_auc`, `pr_auc` (average precision), `brier` (Brier 1950), `ece`, `ece_equal_mass`.
+    """`roc_auc`, `pr_auc` (average precision), `brier` (Brier 1950), `ece` and `ece_equal_mass`: no threshold needed.
 
-    Both classes must be among the labels. Intervals as in `decision_metrics`.
+    The labels must have both classes. Intervals as in `decision_metrics`.
     """
     from sklearn.metrics import average_precision_score, brier_score_loss
 
@@ -115,10 +118,10 @@ def score_metrics(cases: Cases, resamples: int = RESAMPLES, seed: int = 0) -> di
 
 
 def decision_metrics(cases: Cases, threshold: float, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Estimate]:
-    """`accuracy`, `precision`, `sensitivity`, `specificity` and `f1` of saying pneumonia where probability ≥ threshold.
+    """`accuracy`, `precision`, `sensitivity`, `specificity` and `f1` of deciding pneumonia if probability ≥ threshold.
 
-    Intervals are 95 % percentiles of a bootstrap over patients (Efron 1979; clusters as in Field and Welsh 2007): the
-    images of one patient resemble each other, and a bootstrap over images would count each as new evidence.
+    Intervals are 95 % percentiles of a bootstrap over patients (Efron 1979; clusters as in Field and Welsh 2007).
+    Images of one patient resemble each other, and a bootstrap over images would count each as new evidence.
     """
     labels, decided = cases.labels, (cases.probability >= threshold).astype(np.int64)
     return _estimates_of(lambda weights: _weighted_decisions(labels, decided, weights), cases.patients, resamples, seed)
@@ -133,24 +136,20 @@ def classification_report(
     """
     labels, decided = cases.labels, (cases.probability >= threshold).astype(np.int64)
 
-    def normal(weights: Weights) -> dict[str, Floats]:
-        return _class_figures(1 - labels, 1 - decided, weights)
-
-    def pneumonia(weights: Weights) -> dict[str, Floats]:
-        return _class_figures(labels, decided, weights)
+    normal, pneumonia = partial(_class_figures, 1 - labels, 1 - decided), partial(_class_figures, labels, decided)
 
     def macro(weights: Weights) -> dict[str, Floats]:
         one, other = normal(weights), pneumonia(weights)
         return {name: (one[name] + other[name]) / 2 for name in one}
 
-    rows = {CLASSES[0]: normal, CLASSES[1]: pneumonia, "macro average": macro}
+    rows: dict[str, Weighted] = {CLASSES[0]: normal, CLASSES[1]: pneumonia, "macro average": macro}
     return {row: _estimates_of(weighted, cases.patients, resamples, seed) for row, weighted in rows.items()}
 
 
 def mean_over_images(
     values: Floats, patients: npt.NDArray[np.str_], resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
-    """Mean of (N,) values, one an image; interval as in `decision_metrics`. Not defined where N is 0."""
+    """Mean of (N,) values, one per image; interval as in `decision_metrics`. Undefined if N is 0."""
     if not len(values):
         return Estimate(None, None, None)
     means = _estimates_of(lambda w: {"mean": w @ values / w.sum(axis=1)}, patients, resamples, seed)
@@ -158,16 +157,16 @@ def mean_over_images(
 
 
 def rank_index(probability: Floats) -> npt.NDArray[np.int64]:
-    """Which of `BINS` bins of as many images each falls in, by rank: (N,) int in [0, BINS).
+    """Bin of each image, of `BINS` bins with about the same number of images: (N,) int in [0, BINS).
 
-    Its calibration error depends less on a few images between the extremes (Nguyen and O'Connor 2015).
+    The calibration error over these bins depends less on a few images between the extremes (Nguyen and O'Connor 2015).
     """
     ranks = np.argsort(np.argsort(probability, kind="stable"), kind="stable")
     return ranks * BINS // len(ranks)
 
 
 def reliability(cases: Cases) -> list[ReliabilityBin]:
-    """The `BINS` bins of equal width of the reliability diagram, ascending."""
+    """The `BINS` bins of the reliability diagram, of equal width, ascending."""
     index = equal_width_bins(cases.probability)
     bins = []
     for number in range(BINS):
@@ -178,11 +177,11 @@ def reliability(cases: Cases) -> list[ReliabilityBin]:
 
 
 def patient_weights(patients: npt.NDArray[np.str_], resamples: int, seed: int) -> Iterator[Weights]:
-    """How often each image is in each resample of patients.
+    """How often each image occurs in each resample of patients.
 
     Yields
     ------
-    (R, N) float64 ≥ 0, a part of the resamples each time; the images of a patient have one weight.
+    (R, N) float64 ≥ 0, for a part of the resamples each time. All images of a patient have the same weight.
     """
     names, patient_of_image = np.unique(patients, return_inverse=True)
     random = np.random.default_rng(seed)
@@ -193,22 +192,16 @@ def patient_weights(patients: npt.NDArray[np.str_], resamples: int, seed: int) -
 
 
 def _estimates(
-    values: Mapping[str, float],
-    weighted: Callable[[Weights], Mapping[str, Floats]],
-    patients: npt.NDArray[np.str_],
-    resamples: int,
-    seed: int,
+    values: Mapping[str, float], weighted: Weighted, patients: npt.NDArray[np.str_], resamples: int, seed: int
 ) -> dict[str, Estimate]:
-    """Give each value the interval of its weighted form over the resamples."""
-    with np.errstate(invalid="ignore", divide="ignore"):  # a resample may lack a class; it is left out
+    """Give each value the interval of its weighted form over all resamples."""
+    with np.errstate(invalid="ignore", divide="ignore"):  # a resample without a class is left out
         parts = [weighted(weights) for weights in patient_weights(patients, resamples, seed)]
     return {name: _estimate(value, np.concatenate([part[name] for part in parts])) for name, value in values.items()}
 
 
-def _estimates_of(
-    weighted: Callable[[Weights], Mapping[str, Floats]], patients: npt.NDArray[np.str_], resamples: int, seed: int
-) -> dict[str, Estimate]:
-    """`_estimates` of values that are the weighted form where every image counts once."""
+def _estimates_of(weighted: Weighted, patients: npt.NDArray[np.str_], resamples: int, seed: int) -> dict[str, Estimate]:
+    """`_estimates` of values that are computed by the weighted form with all weights 1."""
     with np.errstate(invalid="ignore", divide="ignore"):
         values = {name: float(value[0]) for name, value in weighted(np.ones((1, len(patients)))).items()}
     return _estimates(values, weighted, patients, resamples, seed)
@@ -223,7 +216,7 @@ def _estimate(value: float, resampled: Floats) -> Estimate:
 
 
 def _weighted_decisions(labels: Labels, decided: Labels, weights: Weights) -> dict[str, Floats]:
-    """`decision_metrics` of (R, N) weights: (R,) each."""
+    """`decision_metrics` for (R, N) weights: (R,) each."""
     true_positive, false_positive = weights @ (labels * decided), weights @ ((1 - labels) * decided)
     sick, healthy = weights @ labels, weights @ (1 - labels)
     return {
@@ -236,13 +229,13 @@ def _weighted_decisions(labels: Labels, decided: Labels, weights: Weights) -> di
 
 
 def _class_figures(labels: Labels, decided: Labels, weights: Weights) -> dict[str, Floats]:
-    """Precision, recall and F1 of the class that is 1: (R,) each."""
+    """Precision, recall and F1 of class 1: (R,) each."""
     figures = _weighted_decisions(labels, decided, weights)
     return {"precision": figures["precision"], "recall": figures["sensitivity"], "f1": figures["f1"]}
 
 
 def _weighted_scores(cases: Cases, weights: Weights) -> dict[str, Floats]:
-    """`score_metrics` of (R, N) weights: (R,) each."""
+    """`score_metrics` for (R, N) weights: (R,) each."""
     labels, probability = cases.labels, cases.probability.astype(np.float64)
     order = np.argsort(cases.logit, kind="stable")
     ties = np.flatnonzero(np.diff(cases.logit[order], prepend=-np.inf))
@@ -258,13 +251,13 @@ def _weighted_scores(cases: Cases, weights: Weights) -> dict[str, Floats]:
 
 
 def _roc_auc(sick: Floats, healthy: Floats) -> Floats:
-    """Share of pairs in right order, ties half (Mann-Whitney), of (R, scores ascending) weights: (R,)."""
+    """Share of correctly ordered pairs, ties count half (Mann-Whitney), for (R, scores ascending) weights: (R,)."""
     below = healthy.cumsum(axis=1) - healthy / 2
     return np.asarray((sick * below).sum(axis=1) / (sick.sum(axis=1) * healthy.sum(axis=1)))
 
 
 def _average_precision(sick: Floats, healthy: Floats) -> Floats:
-    """Precision over the steps of recall, of (R, scores ascending) weights: (R,)."""
+    """Precision over the steps of recall, for (R, scores ascending) weights: (R,)."""
     found = sick[:, ::-1].cumsum(axis=1)
     called = found + healthy[:, ::-1].cumsum(axis=1)
     precision = np.divide(found, called, out=np.zeros_like(found), where=called > 0)

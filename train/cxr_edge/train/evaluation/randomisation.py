@@ -1,6 +1,6 @@
-"""Cascading randomisation: a heatmap that stays when the network forgets what it learned shows only edges.
+"""Cascading randomisation of the weights: a heatmap that does not change with them shows only edges.
 
-Adebayo et al. (2018), Sanity checks for saliency maps.
+See Adebayo et al. (2018), Sanity checks for saliency maps.
 """
 
 from __future__ import annotations
@@ -11,34 +11,34 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cxr_edge.common.dataset import Pixels
 from cxr_edge.common.statistics import rank_correlations
 from cxr_edge.runtime.engines.base import FloatArray
-from cxr_edge.train.evaluation.subject import Pixels
 
 if TYPE_CHECKING:
     import keras
 
-#: Steps below the head, each of as many layers.
+#: Number of steps below the head; each has about the same number of layers.
 PARTS = 4
-#: How often it is repeated with other weights: one random head may happen to agree.
+#: Number of repetitions with other weights, because a single random head may agree by chance.
 DRAWS = 5
 
 
 @dataclass(frozen=True)
 class Randomised:
-    """Heatmaps after one more step from the head downwards has forgotten its weights.
+    """The heatmaps after the weights of one more step were randomised, from the head downwards.
 
     Attributes
     ----------
     layers
-        What was randomised in this step; all steps before stay so.
+        Layers that were randomised in this step; those of earlier steps stay randomised.
     correlation
-        Spearman's rank correlation with the original heatmaps over the cells, mean of images and draws. A map that is
-        the same everywhere orders nothing and counts as 0.
+        Spearman's rank correlation with the original heatmaps over the cells, mean over images and draws. A constant
+        map has no ranks and counts as 0.
     draws
-        The mean over the images of each draw.
+        The mean over the images, for each draw.
     flat
-        Share of such maps.
+        Share of constant maps.
     """
 
     layers: str
@@ -50,16 +50,16 @@ class Randomised:
 def cascade(
     network: keras.Model, heatmaps_of: Callable[[Pixels], FloatArray], pixels: Pixels, original: FloatArray
 ) -> tuple[Randomised, ...]:
-    """Re-initialise a network from its head downwards and see what becomes of the heatmaps.
+    """Randomise a network from its head downwards and compare its heatmaps with the original ones.
 
-    The weights are put back at the end.
+    The weights are restored at the end.
 
     Parameters
     ----------
     network, heatmaps_of
-        A network and its heatmaps, (N, H, W, 1) uint8 -> (N, h, w) float32 ≥ 0, by the weights that it has then.
+        A network, and its heatmaps by its current weights: (N, H, W, 1) uint8 -> (N, h, w) float32 ≥ 0.
     pixels, original
-        Images, and the heatmaps of the trained network, none of them flat.
+        Images, and the heatmaps of the trained network, none of them constant.
     """
     steps = _steps(network)
     trained = network.get_weights()
@@ -82,7 +82,7 @@ def cascade(
 
 
 def _steps(network: keras.Model) -> dict[str, list[keras.layers.Layer]]:
-    """Which layers forget together, from the head downwards."""
+    """The layers that are randomised together, from the head downwards."""
     head = ("logit", "hidden")
     below = [layer for layer in network.layers if layer.weights and layer.name not in head]
     steps = {name: [network.get_layer(name)] for name in head}
@@ -95,7 +95,7 @@ def _steps(network: keras.Model) -> dict[str, list[keras.layers.Layer]]:
 
 
 def _initialise(layer: keras.layers.Layer, random: np.random.Generator) -> None:
-    """Draw the kernel as He et al. (2015) do and clear the bias, whatever the layer began with before it was folded."""
+    """Draw the kernel as in He et al. (2015) and set the bias to 0."""
     import keras
 
     kernel, *bias = layer.get_weights()

@@ -1,7 +1,8 @@
-"""The report of an evaluation: one self-contained HTML page and `metrics.json`."""
+"""The evaluation report: a self-contained HTML page, `metrics.json`, and tables for the terminal."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,12 +33,12 @@ TITLES = {
 
 
 def check_target(report: Path) -> None:
-    """Refuse a place where no report can be written, before hours of work.
+    """Check, before hours of work, that the report can be written.
 
     Raises
     ------
     UsageError
-        If `report` or what should hold it is a file.
+        If `report` or one of its parents is a file.
     """
     for place in (report, *report.parents):
         if place.exists():
@@ -47,14 +48,14 @@ def check_target(report: Path) -> None:
 
 
 def write_report(evaluation: Evaluation, report: Path) -> None:
-    """Write `report.html` and `metrics.json`, each whole or not at all."""
-    page, metrics = render(evaluation), evaluation.to_json()
-    write_atomically(report / METRICS, metrics)
+    """Write `report.html` and `metrics.json`, each atomically."""
+    page, metrics = render(evaluation), json.dumps(evaluation.to_dict(), indent=2, allow_nan=False)
+    write_atomically(report / METRICS, metrics + "\n")
     write_atomically(report / PAGE, page)
 
 
 def render(evaluation: Evaluation) -> str:
-    """The page; pictures are embedded, so that it can be sent as it is."""
+    """Render the page with embedded pictures."""
     curves = evaluation.subject.path / "curves.png"
     return render_page(
         "cxr_edge.train",
@@ -75,20 +76,19 @@ def render(evaluation: Evaluation) -> str:
 
 
 def rows(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """The table of standard output: a row for each figure, a column for each operating point."""
+    """The table for the terminal: a row for each figure, a column for each operating point."""
     table: list[dict[str, Any]] = [
         {"metric": "threshold"} | {at.point.name: f"{at.point.threshold:.4f}" for at in evaluation.points}
     ]
     for name in evaluation.points[0].metrics:
         table.append({"metric": TITLES[name]} | {at.point.name: interval(at.metrics[name]) for at in evaluation.points})
     for name, estimate in evaluation.scores.items():
-        # The same at every threshold.
         table.append({"metric": TITLES[name]} | {at.point.name: interval(estimate) for at in evaluation.points})
     return table
 
 
 def heatmap_rows(found: Faithfulness) -> list[dict[str, Any]]:
-    """The second table of standard output: what was measured of the heatmaps, beside what none would give."""
+    """The table for the terminal about heatmaps: each figure beside its value by chance."""
     table = [
         {"heatmap": f"{each.way}, area ({each.substitute})", "found": interval(each.heatmap_area)}
         | {"by chance": interval(each.random_area)}
@@ -103,7 +103,7 @@ def heatmap_rows(found: Faithfulness) -> list[dict[str, Any]]:
 
 
 def interval(estimate: Estimate) -> str:
-    """A figure with its interval, for people."""
+    """A figure with its interval as text."""
     if estimate.value is None:
         return "-"
     if estimate.low is None or estimate.high is None:

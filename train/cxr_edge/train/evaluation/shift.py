@@ -1,7 +1,7 @@
-"""Proxies for another hospital: what becomes of a network's figures where images look, or patients are, a little other.
+"""Proxies for another hospital: the figures of a network on perturbed images and on subgroups of patients.
 
-A held-out part of one data set comes from the same rooms and says little about others. Nothing here replaces data of
-another hospital; a network that fails here will fail there.
+A held-out part of a data set comes from the same rooms and says little about others. The proxies do not replace data of
+another hospital, but a network that fails here will also fail there.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.common.dataset import LabelledImage
+from cxr_edge.common.dataset import LabelledImage, Pixels
 from cxr_edge.common.statistics import Floats, Labels, roc_auc
 from cxr_edge.runtime.imaging.image import read_image
+from cxr_edge.runtime.imaging.signatures import sniff
 from cxr_edge.train.data.patients import are_numbered, patient_of, positions
 from cxr_edge.train.data.perturbations import PERTURBATIONS, perturb
 from cxr_edge.train.fit.calibrate import to_probability
 
-Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
-#: Blocks of consecutive patient numbers, of about as many images each.
+#: Number of blocks of consecutive patient numbers, each with about the same number of images.
 BLOCKS = 4
 
 
 @dataclass(frozen=True)
 class Proxy:
-    """A network's figures under one change.
+    """The figures of a network under one change.
 
     Attributes
     ----------
     name, kind
-        What was changed; `none`, `perturbation` of all images, or `stratum` of the images as they are.
+        Name of the change, and `none`, `perturbation` (of all images) or `stratum` (some of the original images).
     images
         Number of images.
     auc, sensitivity, specificity
-        None where a class is absent; the latter two at the given threshold.
+        None where a class is absent. Sensitivity and specificity are at the given threshold.
     """
 
     name: str
@@ -50,24 +50,24 @@ class Proxy:
 
     @property
     def youden(self) -> float | None:
-        """Sensitivity + specificity − 1 (Youden 1950): 1 where all decisions are right, 0 where they say nothing."""
+        """Sensitivity + specificity − 1 (Youden 1950): 1 if all decisions are right, 0 at chance level."""
         return None if self.auc is None else (self.sensitivity or 0) + (self.specificity or 0) - 1
 
 
 @dataclass(frozen=True)
 class Shift:
-    """All proxies; the first is the images as they are."""
+    """All proxies; the first is that of the original images."""
 
     proxies: tuple[Proxy, ...]
 
     @property
     def worst(self) -> Proxy:
-        """Of least AUC: where the network tells sick from healthy least."""
+        """The proxy with the least AUC."""
         return min((p for p in self.proxies if p.auc is not None), key=lambda p: p.auc or 0)
 
     @property
     def worst_decisions(self) -> Proxy:
-        """Of least sensitivity + specificity: where its threshold fits least."""
+        """The proxy with the least sensitivity + specificity, for which the threshold fits least."""
         return min((p for p in self.proxies if p.youden is not None), key=lambda p: p.youden or 0)
 
 
@@ -79,18 +79,18 @@ def measure_shift(
     temperature: float,
     step: Callable[[str], None] = lambda name: None,
 ) -> Shift:
-    """Measure a network under every perturbation and on every stratum.
+    """Measure a network under each perturbation and on each stratum.
 
     Parameters
     ----------
     logits_of
         (N, H, W, 1) uint8 -> (N,) float logits.
     images, pixels
-        The images, both classes among them, and what the network sees of them: (N, H, W, 1) uint8 in [0, 255].
+        The images, with both classes, and the network's input for them: (N, H, W, 1) uint8 in [0, 255].
     threshold, temperature
-        Pneumonia is decided where sigmoid(logit / temperature) ≥ threshold.
+        The decision is pneumonia if sigmoid(logit / temperature) ≥ threshold.
     step
-        Told the name of each perturbation before it is made.
+        Called with the name of each perturbation before it is measured.
     """
     labels = np.array([image.label for image in images], np.int64)
 
@@ -109,9 +109,9 @@ def measure_shift(
 
 
 def strata(images: Sequence[LabelledImage], pixels: Pixels) -> Iterator[tuple[str, Mask]]:
-    """Part the images by what should not matter to the decision.
+    """Divide the images by properties that should not affect the decision.
 
-    Sub-types and blocks of patients need file names of *Chest X-Ray Images (Pneumonia)*, or they are left out.
+    Subtypes and blocks of patients require file names of *Chest X-Ray Images (Pneumonia)*; otherwise they are omitted.
 
     Yields
     ------
@@ -128,9 +128,9 @@ def strata(images: Sequence[LabelledImage], pixels: Pixels) -> Iterator[tuple[st
         for block in range(BLOCKS):
             yield f"patient numbers, block {block + 1} of {BLOCKS}", blocks == block
     yield from _outer_thirds("darkest third", "brightest third", pixels.mean(axis=(1, 2, 3)))
-    # The file's size tells of the scanner and its compression, and of the class: pneumonia has the smaller files here.
+    # The file size depends on the scanner and its compression, and on the class: pneumonia has smaller files here.
     yield from _outer_thirds("smallest third of files", "largest third of files", _file_sizes(images))
-    # The network sees every original squeezed into a square: its shape is lost, and the distortion left.
+    # Each image is resized to a square: its shape is lost, but the distortion remains visible.
     yield from _outer_thirds("narrowest third", "widest third", _aspect_ratios(images))
 
 
@@ -148,7 +148,7 @@ def _proxy(name: str, kind: str, labels: Labels, logit: Floats, threshold: float
 
 
 def _outer_thirds(lowest: str, highest: str, values: Floats) -> Iterator[tuple[str, Mask]]:
-    """The images of the lowest and the highest third of a value, unless all share it."""
+    """The images in the lowest and in the highest third of a value, unless all have the same."""
     low, high = np.quantile(values, (1 / 3, 2 / 3))
     if low < high:
         yield lowest, values <= low
@@ -161,14 +161,11 @@ def _file_sizes(images: Sequence[LabelledImage]) -> Floats:
 
 def _aspect_ratios(images: Sequence[LabelledImage]) -> Floats:
     """Width by height of each image as stored: (N,) float64."""
-    from PIL import Image, UnidentifiedImageError
+    from simplejpeg import decode_jpeg_header
 
     ratios = []
-    for image in images:
-        try:
-            with Image.open(image.path, formats=("JPEG", "PNG")) as header:  # quicker than to decode
-                width, height = header.size
-        except UnidentifiedImageError:
-            height, width = read_image(image.path).shape
+    for data in (image.path.read_bytes() for image in images):
+        # The header of a JPEG is much faster to read than its pixels.
+        height, width = decode_jpeg_header(data)[:2] if sniff(data) == "JPEG" else read_image(data).shape
         ratios.append(width / height)
     return np.array(ratios)

@@ -1,4 +1,4 @@
-"""What is evaluated: a run of `cxr-edge train`, or an exported bundle or file, behind one face."""
+"""The model under evaluation: a run, a bundle or a model file behind one interface."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from cxr_edge.common.backend import import_keras_quietly
+from cxr_edge.common.dataset import Pixels
 from cxr_edge.common.run import NETWORK, RECORD, Run
 from cxr_edge.runtime.bundles.bundle import MANIFEST, HeatmapGeometry, InputContract, OperatingPoint
 from cxr_edge.runtime.engines import Outputs
@@ -25,10 +25,9 @@ if TYPE_CHECKING:
 
     from cxr_edge.common.run import Novelty
 
-#: Images at once; bounds the memory that feature maps take.
+#: Batch size; limits the memory of feature maps.
 BATCH = 64
 
-Pixels = npt.NDArray[np.uint8]
 Runner = Callable[[Pixels], Outputs]
 
 
@@ -39,19 +38,19 @@ class Subject:
     Attributes
     ----------
     path, name, backend
-        Where it lies, its architecture, what runs it.
+        Its place, its architecture, and what runs it.
     input, heatmap
-        How it is fed, and where the cells of its heatmap lie.
+        Its input contract, and the places of the cells of its heatmap.
     operating_points, temperature
         Thresholds on sigmoid(logit / temperature); the first is the default.
     novelty_threshold
-        An image of more novelty is not in distribution.
+        An image with more novelty is out of distribution.
     trained_on
-        Fingerprint of the train and val images that it was made of; None if it does not say.
+        Fingerprint of the train and val images that it was trained on; None if it is not known.
     trained
         The run folder; None for a bundle.
     network
-        The trained network of a run, whose weights `run` reads anew each time; None for a bundle.
+        The trained network of a run; None for a bundle. `run` reads its current weights each time.
     """
 
     path: Path
@@ -72,16 +71,6 @@ class Subject:
         """`run` or `bundle`."""
         return "bundle" if self.trained is None else "run"
 
-    @property
-    def validation_files(self) -> frozenset[str]:
-        """`CLASS/name` of the images that chose a run's epoch, temperature and thresholds; a bundle does not tell."""
-        return self.trained.validation_files if self.trained else frozenset()
-
-    @property
-    def holdout_files(self) -> frozenset[str]:
-        """`CLASS/name` of the images that chose nothing; none in a bundle, and in a run trained without them."""
-        return self.trained.holdout_files if self.trained else frozenset()
-
     def run(self, pixels: Pixels) -> Outputs:
         """Decide and explain (N, H, W, 1) uint8 in [0, 255], N ≥ 1."""
         return Outputs.concatenate([self._runner(np.stack(chunk)) for chunk in chunks(pixels, BATCH)])
@@ -93,14 +82,14 @@ def open_subject(path: Path) -> Subject:
     Raises
     ------
     BundleError, IntegrityError
-        If it is none of these, or not what it says.
+        If it is none of these, or its content is not valid.
     EngineError, MissingExtraError
-        If no engine here can run the bundle.
+        If no installed engine can run the bundle.
     """
     if (path / RECORD).is_file():
         return _open_run(path)
     if path.is_dir() and not (path / MANIFEST).is_file():
-        raise BundleError(f"{path}: neither a run ({RECORD}) nor a bundle ({MANIFEST}); name one of them")
+        raise BundleError(f"{path}: found neither {RECORD} of a run nor {MANIFEST} of a bundle; name one of the two")
     predictor = load(path, threads=os.cpu_count())
     manifest = predictor.manifest
     return Subject(
@@ -142,7 +131,7 @@ def _open_run(folder: Path) -> Subject:
 
 
 def _keras_runner(network: keras.Model, temperature: float, novelty: Novelty) -> Runner:
-    """Logits by the trained network; Grad-CAM (Selvaraju et al. 2017) in closed form, which its head allows.
+    """Run the trained network, with Grad-CAM (Selvaraju et al. 2017) in the closed form that its head allows.
 
     With A the last feature map, W1 the hidden layer and w2 the last: map = ReLU(A W1 · (w2 ⊙ 1[hidden > 0])) / cells.
     """

@@ -1,1 +1,1 @@
-"""Fitting a network: the recipe, calibration, thresholds, and the run folder."""
+"""Fitting a network: recipe, calibration, thresholds, and the run folder."""

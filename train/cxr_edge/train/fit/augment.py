@@ -1,4 +1,4 @@
-"""Augmentation: what differs from one X-ray room to the next, never what differs from sick to healthy."""
+"""Augmentation: variation between X-ray rooms, but not between sick and healthy patients."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-#: Share of the images that each change is made to. With every change made to every image, images as they are were none
-#: that the network had learned: their logits lay lower by 2 to 3, and a threshold held for one or the others.
+#: Share of the images to which each change is applied. When every change was applied to every image, the network had
+#: never seen original images: their logits were lower by 2 to 3, and no threshold suited both.
 SHARE = 0.5
 
 
 def augmentation(seed: int) -> keras.Sequential:
-    """Random equalisation, position, frame, tone curve, exposure, contrast by scale, noise: each on half of the images.
+    """Random equalisation, position, frame, tone curve, exposure, contrast by scale and noise.
 
-    No flip: the heart is on the left.
+    Each is applied to `SHARE` of the images. There is no flip, because the heart is on the left.
 
     Returns
     -------
-    (N, H, W, 1) in [0, 255] -> the same shape and range, float32; does nothing outside training.
+    (N, H, W, 1) in [0, 255] -> the same shape and range, float32; the identity outside training.
     """
     changes = (
         RandomEqualise(seed=seed),
@@ -38,46 +38,40 @@ def augmentation(seed: int) -> keras.Sequential:
 
 
 def unchanged() -> keras.Sequential:
-    """No augmentation: a few drawings teach nothing once half of them are strongly changed."""
+    """No augmentation, for few and similar images such as phantoms."""
     return keras.Sequential([layers.Identity()], name="augmentation")
 
 
 class RandomChange(layers.Layer):
-    """A change of images that is drawn anew for each, and only in training.
+    """A random change, drawn separately for each image and applied only in training.
 
-    Subclasses say in `_change` what it is, and in `get_config` what they were made with.
+    Subclasses implement `_change`.
     """
 
     def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._seed = seed
         self._generator = keras.random.SeedGenerator(seed)
 
     def call(self, images: Any, training: bool = False) -> Any:
-        """(N, H, W, C) in [0, 255] -> the same."""
+        """(N, H, W, C) in [0, 255] -> the same shape and range."""
         return self._change(images) if training else images
 
     def _change(self, images: Any) -> Any:
-        """(N, H, W, C) in [0, 255] -> the same, each image changed by its own draw."""
+        """(N, H, W, C) in [0, 255] -> the same shape and range; each image is changed by its own draw."""
         raise NotImplementedError
 
     def _draw(self, shape: tuple[Any, ...], low: Any = 0.0, high: Any = 1.0) -> Any:
-        """Uniform numbers."""
+        """Draw uniform random numbers."""
         return keras.random.uniform(shape, low, high, seed=self._generator)
 
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return super().get_config() | {"seed": self._seed}
 
-
-@keras.saving.register_keras_serializable("cxr_edge")
 class Sometimes(RandomChange):
-    """Another layer's change, made to a random share of the images.
+    """Apply another layer to a random share of the images.
 
     Parameters
     ----------
     other
-        Layer of images -> images of the same shape, which does nothing outside training.
+        Layer of images -> images of the same shape.
     share
         Probability that an image is changed, in [0, 1].
     """
@@ -87,7 +81,7 @@ class Sometimes(RandomChange):
         self._other, self._share = other, share
 
     def build(self, shape: Any) -> None:
-        """Make the other layer's state."""
+        """Create the state of the other layer."""
         self._other.build(shape)
         super().build(shape)
 
@@ -95,23 +89,12 @@ class Sometimes(RandomChange):
         drawn = self._draw((ops.shape(images)[0], 1, 1, 1))
         return ops.where(drawn < self._share, self._other(images, training=True), images)
 
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        other = keras.saving.serialize_keras_object(self._other)
-        return super().get_config() | {"other": other, "share": self._share}
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Sometimes:
-        """Build from `get_config`."""
-        return cls(keras.saving.deserialize_keras_object(config.pop("other")), **config)
-
-
-@keras.saving.register_keras_serializable("cxr_edge")
 class RandomFrame(RandomChange):
-    """Cover a strip of random width at each of the four sides with one random grey: another collimation.
+    """Cover a strip of random width at each of the four sides with one random gray level: another collimation.
 
-    Side markers, collimation and film edges differ by class in most collections. A network that cannot count on them
-    has to look at the lungs. Random erasing (Zhong et al. 2020), but only where no lung is.
+    Side markers, collimation and film edges differ by class in most collections. A network that cannot rely on them
+    must look at the lungs. This is random erasing (Zhong et al. 2020) limited to the border.
 
     Parameters
     ----------
@@ -132,24 +115,19 @@ class RandomFrame(RandomChange):
             return ops.logical_and(place >= ends[0], place <= 1 - ends[1])
 
         kept = ops.logical_and(inside(height)[:, :, None, None], inside(width)[:, None, :, None])
-        grey = self._draw((count, 1, 1, 1), 0, 255)
-        return ops.where(kept, images, ops.cast(grey, images.dtype))
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return super().get_config() | {"widest": self._widest}
+        gray = self._draw((count, 1, 1, 1), 0, 255)
+        return ops.where(kept, images, ops.cast(gray, images.dtype))
 
 
-@keras.saving.register_keras_serializable("cxr_edge")
 class RandomEqualise(RandomChange):
-    """Blend each image with its histogram-equalised self, in a random share: another vendor's tone curve.
+    """Blend each image with its histogram-equalised version in a random share: another vendor's tone curve.
 
-    Keras' own `Equalization` takes one histogram for a whole batch.
+    Keras' own `Equalization` uses one histogram for a whole batch.
 
     Parameters
     ----------
     levels
-        At which the distribution of grey is taken; linear between them.
+        Number of gray levels at which the distribution is computed; it is linear between them.
     """
 
     def __init__(self, levels: int = 32, **kwargs: Any) -> None:
@@ -158,22 +136,17 @@ class RandomEqualise(RandomChange):
 
     def _change(self, images: Any) -> Any:
         shape = ops.shape(images)
-        grey = ops.reshape(images, (shape[0], -1)) * ((self._levels - 1) / 255)
-        # What equalisation makes of a level is the share of pixels up to it; black borders stay black.
-        below = ops.stack([ops.mean(ops.cast(grey <= n, "float32"), axis=1) for n in range(self._levels)], axis=1)
+        gray = ops.reshape(images, (shape[0], -1)) * ((self._levels - 1) / 255)
+        # Equalisation maps a level to the share of pixels up to it; black borders stay black.
+        below = ops.stack([ops.mean(ops.cast(gray <= n, "float32"), axis=1) for n in range(self._levels)], axis=1)
         below = (below - below[:, :1]) / (1 + 1e-6 - below[:, :1])
-        level = ops.clip(ops.cast(grey, "int32"), 0, self._levels - 2)
-        part = grey - ops.cast(level, grey.dtype)
+        level = ops.clip(ops.cast(gray, "int32"), 0, self._levels - 2)
+        part = gray - ops.cast(level, gray.dtype)
         low, high = (ops.take_along_axis(below, level + step, axis=1) for step in (0, 1))
         equalised = ops.reshape(255.0 * (low + part * (high - low)), shape)
         return images + self._draw((shape[0], 1, 1, 1)) * (equalised - images)
 
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return super().get_config() | {"levels": self._levels}
 
-
-@keras.saving.register_keras_serializable("cxr_edge")
 class RandomGamma(RandomChange):
     """Raise each image's brightness, as a share of 255, to a random power: another film or detector curve.
 
@@ -192,19 +165,14 @@ class RandomGamma(RandomChange):
         power = ops.exp(self._draw((ops.shape(images)[0], 1, 1, 1), low, high))
         return 255.0 * ops.power(ops.clip(images / 255.0, 1e-6, 1.0), power)  # at 0 a power has no gradient
 
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return super().get_config() | {"low": self._low, "high": self._high}
 
-
-@keras.saving.register_keras_serializable("cxr_edge")
 class RandomNoise(RandomChange):
-    """Add normal noise of a random strength to each image: another exposure or detector.
+    """Add normal noise of random strength to each image: another exposure or detector.
 
     Parameters
     ----------
     highest
-        Largest standard deviation (grey levels), drawn uniformly from 0.
+        Largest standard deviation (gray levels), drawn uniformly from 0.
     """
 
     def __init__(self, highest: float, **kwargs: Any) -> None:
@@ -216,17 +184,12 @@ class RandomNoise(RandomChange):
         noise = keras.random.normal(ops.shape(images), seed=self._generator)
         return ops.clip(images + strength * noise, 0, 255)
 
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return super().get_config() | {"highest": self._highest}
 
-
-@keras.saving.register_keras_serializable("cxr_edge")
 class RandomAffine(RandomChange):
-    """Rotate, shift, zoom and stretch each image about its centre, in one interpolation.
+    """Rotate, shift, zoom and stretch each image about its centre in one interpolation; the surroundings become black.
 
-    Three layers one after the other would interpolate three times, and the network would learn on images softer than
-    any that it meets. Black around.
+    Three successive layers would interpolate three times, and the network would be trained on images that are softer
+    than those it is used on.
 
     Parameters
     ----------
@@ -235,9 +198,9 @@ class RandomAffine(RandomChange):
     shift
         Largest translation, either way, as a share of height and width.
     zoom
-        Range of magnification, drawn log-uniformly; above 1 borders are cropped.
+        Range of magnification, drawn log-uniformly; borders are cropped above 1.
     stretch
-        Largest ratio of width's magnification to height's, either way.
+        Largest ratio of the magnification of the width to that of the height, either way.
     """
 
     def __init__(self, degrees: float, shift: float, zoom: tuple[float, float], stretch: float, **kwargs: Any) -> None:
@@ -254,7 +217,7 @@ class RandomAffine(RandomChange):
         zoom = ops.exp(draw(*map(math.log, self._zoom)))
         stretch = ops.exp(draw(-math.log(self._stretch) / 2, math.log(self._stretch) / 2))
         right, down = draw(-self._shift, self._shift) * width, draw(-self._shift, self._shift) * height
-        # Where each output pixel comes from: centre -> rotation -> scale -> centre.
+        # The source of each output pixel: centre -> rotation -> scale -> centre.
         a, b = ops.cos(angle) / (zoom * stretch), -ops.sin(angle) / (zoom * stretch)
         c, d = ops.sin(angle) * stretch / zoom, ops.cos(angle) * stretch / zoom
         x, y = (width - 1) / 2, (height - 1) / 2
@@ -262,19 +225,14 @@ class RandomAffine(RandomChange):
         matrix = [a, b, x - a * x - b * y + right, c, d, y - c * x - d * y + down, none, none]
         return ops.image.affine_transform(images, ops.stack(matrix, axis=1), fill_mode="constant", fill_value=0.0)
 
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        own = {"degrees": self._degrees, "shift": self._shift, "zoom": self._zoom, "stretch": self._stretch}
-        return super().get_config() | own
 
-
-@keras.saving.register_keras_serializable("cxr_edge")
 class RandomBands(RandomChange):
-    """Amplify or damp each image's contrast by scale: another detector, another vendor's enhancement, another resizing.
+    """Amplify or reduce each image's contrast by scale: another detector, enhancement or resizing kernel.
 
-    The image is parted as a Laplacian pyramid does (Burt and Adelson 1983): its mean, shading above an eighth of the
-    width (coarse), structure down to 3 pixels (middle), and the rest (fine). Local enhancement as CLAHE's damps the
-    first and amplifies the second, blur damps the last, nearest-neighbour resizing and sharpening amplify it.
+    The image is divided as in a Laplacian pyramid (Burt and Adelson 1983): its mean, shading above an eighth of the
+    width (coarse), structure down to 3 pixels (middle), and the rest (fine). Local enhancement such as CLAHE reduces
+    coarse and amplifies middle contrast. Blur reduces fine contrast; nearest-neighbour resizing and sharpening amplify
+    it.
 
     Parameters
     ----------
@@ -300,6 +258,19 @@ class RandomBands(RandomChange):
             mean = mean + ops.exp(self._draw((count, 1, 1, 1), math.log(low), math.log(high))) * band
         return ops.clip(mean, 0, 255)
 
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return super().get_config() | self._gains
+
+class PairMix(layers.Layer):
+    """Mix each image of a batch with its neighbour, 0 with 1, 2 with 3 (mixup, Zhang et al. 2018).
+
+    Neighbours stay on one replica when a batch is divided among several.
+    """
+
+    def call(self, images: Any, shares: Any, training: bool = False) -> Any:
+        """Images (N, H, W, C), N even, and their shares (N, 1) in [0, 1] -> (N, H, W, C)."""
+        if not training:
+            return images
+        height, width, channels = images.shape[1:]
+        pairs = ops.reshape(images, (-1, 2, height, width, channels))
+        neighbours = ops.reshape(ops.flip(pairs, axis=1), (-1, height, width, channels))
+        shares = ops.reshape(shares, (-1, 1, 1, 1))
+        return shares * images + (1 - shares) * neighbours

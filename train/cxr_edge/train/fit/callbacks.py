@@ -1,4 +1,4 @@
-"""Callbacks of our own: progress on standard error, and a stop before a broken run costs hours."""
+"""Keras callbacks for progress, memory, and stopping on NaN."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cxr_edge.runtime.errors import DataError
 
-# <malloc.h>
+# Constants of <malloc.h>.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 class EpochProgress(keras.callbacks.Callback):
-    """A bar for each epoch, and its metrics when it ends."""
+    """Show a progress bar for each epoch, and its metrics at the end, on standard error."""
 
     def __init__(self, phase: str) -> None:
         super().__init__()
@@ -26,11 +26,11 @@ class EpochProgress(keras.callbacks.Callback):
         self._console = Console(stderr=True)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Open the epoch's bar."""
+        """Open the bar of the epoch."""
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
             TextColumn("loss {task.fields[loss]:.4f}"), console=self._console, transient=True,
-            disable=not self._console.is_terminal,  # a log gets the line of each epoch, no empty bars
+            disable=not self._console.is_terminal,  # a log file gets one line per epoch and no bars
         )  # fmt: skip
         name = f"{self._phase} {epoch + 1}/{self.params['epochs']}"
         self._task = self._progress.add_task(name, total=self.params["steps"], loss=math.nan)
@@ -41,23 +41,23 @@ class EpochProgress(keras.callbacks.Callback):
         self._progress.update(self._task, completed=batch + 1, loss=float((logs or {}).get("loss", math.nan)))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Replace the bar by a line of metrics."""
+        """Replace the bar with a line of metrics."""
         self._progress.stop()
         values = "  ".join(f"{name} {float(value):.4g}" for name, value in (logs or {}).items())
         self._console.print(f"{self._phase} {epoch + 1}/{self.params['epochs']}  {values}", highlight=False)
 
 
 class KeepFreedMemory(keras.callbacks.Callback):
-    """Undo what the generator data set does to malloc, which it does when `fit` makes it."""
+    """Call `keep_freed_memory` in each epoch, after `fit` has created its generator data set."""
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Once an epoch; the call itself costs nothing."""
+        """Call it with the first batch of the epoch."""
         if batch == 0:
             keep_freed_memory()
 
 
 class StopOnNaN(keras.callbacks.Callback):
-    """Fail as soon as the loss is no number, instead of training on."""
+    """Raise an error as soon as the loss is NaN or infinite."""
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Check the running loss."""
@@ -66,10 +66,11 @@ class StopOnNaN(keras.callbacks.Callback):
 
 
 def keep_freed_memory() -> None:
-    """Reuse freed activations instead of handing them back to the kernel; does nothing off glibc.
+    """Let malloc keep freed memory instead of returning it to the kernel. Without glibc, do nothing.
 
-    TensorFlow's generator data set, which Keras puts every PyDataset in, lowers the trim threshold to 128 KB; each step
-    then faults a gigabyte in anew. Measured on 2 cores, MobileNetV2, batch 32: 4.1 s a step before, 1.3 to 2.0 s after.
+    Keras wraps every PyDataset in TensorFlow's generator data set, which lowers the trim threshold to 128 KB. Each step
+    then allocates a gigabyte of pages again. Measured on 2 cores with MobileNetV2 and batch size 32: 4.1 s per step
+    before, 1.3 to 2.0 s after.
     """
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)

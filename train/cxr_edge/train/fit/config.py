@@ -1,4 +1,4 @@
-"""What a run is made of: its options, and the parts of its data set."""
+"""Options of a training run, and the parts of its data set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The options of a run, with the defaults of `cxr-edge train`."""
+    """The options of `cxr-edge train`, with their defaults."""
 
     arch: str = "mobilenetv2"
     weights: str = "imagenet"
@@ -42,7 +42,7 @@ class TrainConfig:
     seed: int = 0
 
     def build(self, weights: str = "none") -> keras.Model:
-        """Build the network, with random weights by default."""
+        """Build the network, by default with random weights."""
         from cxr_edge.train.fit import models
 
         return models.build(self.arch, weights, self.size, self.alpha, self.border_crop)

@@ -1,4 +1,4 @@
-"""Data parallelism: one network on several devices or hosts, each with its share of every batch."""
+"""Data-parallel training on several devices or hosts, each with a share of every batch."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ STRATEGIES = ("none", "mirrored", "multiworker")
 
 @dataclass(frozen=True)
 class Replicas:
-    """Where a network is trained.
+    """The devices on which a network is trained.
 
     Attributes
     ----------
     count
-        Devices that share each batch, on all hosts together.
+        Number of devices that share each batch, on all hosts together.
     scope
-        Within it variables are made for all of them, and `fit` is called.
+        Context in which variables are created on all devices and `fit` is called.
     model
-        Class of the model that is fitted; it is made outside the scope.
+        Class of the fitted model, which is created outside the scope.
     is_chief
-        Whether this process writes the run; of several hosts, one does.
+        Whether this process writes the run; exactly one host does.
     """
 
     count: int = 1
@@ -36,13 +36,13 @@ class Replicas:
     is_chief: bool = True
 
     def images_parted(self, mixup: float) -> int:
-        """Every batch is a multiple of this: each device takes its share, with mixup in pairs."""
+        """The batch size must be a multiple of this: each device takes an equal share, in pairs for mixup."""
         return self.count * (2 if mixup else 1)
 
 
 @cache
 def connect(strategy: str) -> Replicas:
-    """Find the devices, or the other hosts; for several hosts before TensorFlow does anything else.
+    """Find the devices or hosts. For several hosts, call it before any other use of TensorFlow.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def connect(strategy: str) -> Replicas:
     Raises
     ------
     UsageError
-        If the backend cannot, or TF_CONFIG is missing.
+        If the backend does not support the strategy, or TF_CONFIG is missing or wrong.
     """
     if strategy == "none":
         return Replicas()
@@ -66,7 +66,7 @@ def connect(strategy: str) -> Replicas:
         return Replicas(len(keras.distribution.list_devices()), parallel.scope)
     if backend != "tensorflow":
         raise UsageError(
-            f"--strategy {strategy} does not run on the Keras backend {backend}; set KERAS_BACKEND=tensorflow"
+            f"--strategy {strategy} is not supported by the Keras backend {backend}; set KERAS_BACKEND=tensorflow"
         )
     return _mirrored() if strategy == "mirrored" else _multiworker()
 
@@ -84,24 +84,24 @@ def _multiworker() -> Replicas:
 
     if "TF_CONFIG" not in os.environ:
         raise UsageError(
-            "--strategy multiworker needs the workers in TF_CONFIG, on each host with its own index, as in "
+            "--strategy multiworker: TF_CONFIG is not set; set it on each host, with the index of that host, as in "
             '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
         )
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except (ValueError, RuntimeError) as error:
-        raise UsageError(f"the workers of TF_CONFIG cannot be joined: {error}") from error
+        raise UsageError(f"TF_CONFIG: the workers cannot be connected ({error}); check their addresses") from error
     task = strategy.cluster_resolver
     is_chief = task.task_type == "chief" or (task.task_type == "worker" and task.task_id == 0)
     return Replicas(strategy.num_replicas_in_sync, strategy.scope, _multiworker_model(), is_chief)
 
 
 def _multiworker_model() -> Callable[..., Any]:
-    """A model that can be fitted by several workers.
+    """A model class that several workers can fit.
 
-    Keras 3.15 averages over workers along axis 0 of what a step returns, and those are scalars: it fails on them
-    (https://github.com/keras-team/keras/issues/20585). So they are made vectors of one. It also fails to build a model
-    that was made within the scope of the strategy; made outside, its variables within, it trains.
+    Keras 3.15 averages the results of a step over workers along axis 0 and fails on scalars
+    (https://github.com/keras-team/keras/issues/20585), so this class returns vectors of length 1. Keras also fails to
+    build a model that was created within the scope of the strategy. It must be created outside, its variables within.
     """
     import keras
 

@@ -1,4 +1,4 @@
-"""The recipe: phases, loss, learning rates, and what chooses the epoch that is kept."""
+"""The training recipe: phases, loss, learning rate, and the choice of the epoch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from cxr_edge.train.fit.augment import augmentation, unchanged
-from cxr_edge.train.fit.batches import PairMix, RadiographBatches
+from cxr_edge.train.data.batches import RadiographBatches
+from cxr_edge.train.fit.augment import PairMix, augmentation, unchanged
 from cxr_edge.train.fit.callbacks import EpochProgress, KeepFreedMemory, StopOnNaN
 
 if TYPE_CHECKING:
@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from cxr_edge.train.fit.distribute import Replicas
     from cxr_edge.train.fit.resume import TrainingState
 
-#: Images at once in validation.
+#: Batch size of validation.
 VALIDATION_BATCH = 64
-#: Of the head on the frozen backbone.
+#: Learning rate of the head on the frozen backbone.
 HEAD_LEARNING_RATE = 1e-3
-#: Steps over which the learning rate rises, at most.
-WARMUP_STEPS = 100
+#: The learning rate rises over at most this many steps, from its peak divided by `WARMUP_DIVISOR`.
+WARMUP_STEPS, WARMUP_DIVISOR = 100, 20
+#: Share of its peak at which the cosine schedule ends.
+COSINE_END = 0.02
 WEIGHT_DECAY = 1e-4
-#: Of the average of weights, a step; it spans about the last 50.
+#: EMA momentum per step: the average spans about the last 50 steps.
 EMA_MOMENTUM = 0.98
 
 
@@ -39,7 +41,7 @@ class Phase:
 
 
 def phases(config: TrainConfig) -> tuple[Phase, ...]:
-    """From scratch everything is trained at once; of a pretrained network the head first, on a frozen backbone."""
+    """One phase from scratch; two for a pretrained network, of which the first trains the head on a frozen backbone."""
     if config.weights == "none":
         return (Phase("training", config.epochs, config.learning_rate),)
     head = Phase("head", config.head_epochs, HEAD_LEARNING_RATE, head_only=True)
@@ -50,9 +52,9 @@ def fit(
     network: keras.Model, training: Part, validation: Part, config: TrainConfig, replicas: Replicas,
     state: TrainingState, checkpoint: Path, trackers: list[keras.callbacks.Callback],
 ) -> None:  # fmt: skip
-    """Fit in place, from the epoch that `state` has reached, and leave the network with its best weights.
+    """Fit the network in place from the epoch that `state` has reached, and load its best weights at the end.
 
-    Best by validation loss; they are kept in `checkpoint`.
+    The best epoch has the least validation loss. Its weights are kept in `checkpoint`.
     """
     with replicas.scope():
         augment = augmentation(config.seed) if config.augment else unchanged()
@@ -72,17 +74,17 @@ def fit(
                 trainer.fit(
                     batches, validation_data=held_out, initial_epoch=max(begin, state.epochs), epochs=end,
                     callbacks=callbacks, verbose=0,
-                    shuffle=False,  # the batches do, by seed and epoch; Keras would by a state that nobody saves
+                    shuffle=False,  # the batches shuffle by seed and epoch; the state of Keras' shuffle is not saved
                 )  # fmt: skip
         begin = end
-    if checkpoint.exists():  # in a worker beside the chief there is none if the best epoch was before an interruption
+    if checkpoint.exists():  # a worker that is not the chief has none if the best epoch was before an interruption
         trainer.load_weights(checkpoint)
 
 
 def batches_of(
     training: Part, validation: Part, config: TrainConfig, multiple_of: int
 ) -> tuple[RadiographBatches, RadiographBatches]:
-    """What is trained on, and what each epoch is validated on."""
+    """Make the batches for training, and those for validation after each epoch."""
     return (
         RadiographBatches(
             training.pixels, training.labels, config.batch_size, config.seed,
@@ -98,12 +100,12 @@ def batches_of(
 def compile_model(
     trainer: keras.Model, phase: Phase, steps: int, config: TrainConfig, precision: str = "float32"
 ) -> None:
-    """Set optimizer, loss and metric of a phase of `steps` batches an epoch."""
+    """Set optimizer, loss and metric of a phase with `steps` batches per epoch."""
     falls = config.schedule == "cosine"
     rate = cosine(phase.learning_rate, phase.epochs * steps) if falls else phase.learning_rate
-    # Averaged weights (Polyak 1992) are what is validated and kept: they ride out the noise of small batches.
+    # Averaged weights (Polyak 1992) are validated and kept: they smooth out the noise of small batches.
     optimizer = keras.optimizers.AdamW(rate, WEIGHT_DECAY, use_ema=True, ema_momentum=EMA_MOMENTUM)
-    if precision == "mixed_float16":  # small gradients would be 0 in it (Micikevicius et al. 2018)
+    if precision == "mixed_float16":  # small gradients would underflow to 0 (Micikevicius et al. 2018)
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     losses = {"bce": keras.losses.BinaryCrossentropy, "focal": keras.losses.BinaryFocalCrossentropy}
     trainer.compile(
@@ -111,21 +113,22 @@ def compile_model(
         losses[config.loss](from_logits=True, label_smoothing=config.label_smoothing),
         metrics=[HardLabelAUC(from_logits=True, num_thresholds=1000, name="auc")],
     )
-    trainer.optimizer.build(trainer.trainable_variables)  # now: a resumed run assigns to its variables
+    trainer.optimizer.build(trainer.trainable_variables)  # now, because a resumed run assigns to its variables
 
 
 def cosine(rate: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """A rise over the first steps, then half a cosine down (Loshchilov and Hutter 2017)."""
+    """Linear warm-up to `rate`, then cosine decay to `COSINE_END` of it (Loshchilov and Hutter 2017)."""
     warmup = min(WARMUP_STEPS, steps // 10)
     return keras.optimizers.schedules.CosineDecay(
-        rate / 20, max(1, steps - warmup), alpha=0.02, warmup_target=rate, warmup_steps=warmup
+        rate / WARMUP_DIVISOR, max(1, steps - warmup), alpha=COSINE_END, warmup_target=rate, warmup_steps=warmup
     )
 
 
 def choose_epoch(checkpoint: Path, schedule: str) -> list[keras.callbacks.Callback]:
-    """Keep the best epoch; on a plateau lower the learning rate, and stop when no epoch was better for long.
+    """Keep the weights of the best epoch. On a plateau, also reduce the learning rate and stop early.
 
-    A cosine runs to its end: its best epochs are the last, and a network from scratch is calibrated badly before.
+    A cosine schedule runs to its end: its last epochs are the best, and a network from scratch is badly calibrated
+    before them.
     """
     keep = keras.callbacks.ModelCheckpoint(checkpoint, monitor="val_loss", save_best_only=True, save_weights_only=True)
     if schedule == "cosine":
@@ -137,8 +140,8 @@ def choose_epoch(checkpoint: Path, schedule: str) -> list[keras.callbacks.Callba
 def fitted_model(
     network: keras.Model, augment: keras.Sequential, config: TrainConfig, replicas: Replicas
 ) -> keras.Model:
-    """The network behind augmentation and, if asked for, mixup."""
-    if replicas.count > 1 and keras.backend.backend() == "tensorflow":  # on JAX a batch is one, wherever its parts lie
+    """Put augmentation and, if configured, mixup in front of the network."""
+    if replicas.count > 1 and keras.backend.backend() == "tensorflow":  # JAX computes on the whole batch anyway
         for layer in network.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = True
@@ -151,9 +154,9 @@ def fitted_model(
 
 
 def set_trainable(network: keras.Model, *, head_only: bool, norms: bool) -> None:
-    """Freeze all but the head; or nothing but, unless they are trained from scratch, the batch norms.
+    """Train the head only, or everything except the pretrained batch norms.
 
-    Small batches would spoil a pretrained norm's statistics.
+    Small batches would spoil the statistics of a pretrained batch norm. `norms` is True from scratch: they are trained.
     """
     head = {"hidden", "logit"}
     for layer in network.layers:
@@ -162,7 +165,7 @@ def set_trainable(network: keras.Model, *, head_only: bool, norms: bool) -> None
 
 
 class HardLabelAUC(keras.metrics.AUC):
-    """ROC AUC where labels may be mixtures: each counts as the class that it is most of."""
+    """ROC AUC for labels that may be mixtures: each label is rounded to 0 or 1."""
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Add a batch."""

@@ -1,11 +1,11 @@
-"""The networks.
+"""The network architectures, which share one head.
 
-All share one head, which gives Grad-CAM in closed form:
+The head allows Grad-CAM in closed form:
 
     feature map (N, h, w, K) -> GAP "pool" -> Dense(128, ReLU) "hidden" -> Dropout -> Dense(1) "logit"
 
-In: raw grayscale pixels, (N, H, W, 1) in [0, 255]; normalisation is the first layer. The layer names are a contract
-with `cxr_edge.export.conversion.graph`.
+The input is raw grayscale pixels, (N, H, W, 1) in [0, 255]; normalisation is the first layer. The layer names are a
+contract with `cxr_edge.export.conversion.graph`.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ def build(arch: str, weights: str, size: int = 224, alpha: float = 1.0, border_c
     arch
         One of `ARCHITECTURES`.
     weights
-        `imagenet` (Keras fetches them), `none`, or the path of a `.weights.h5` file of the backbone of
+        `imagenet` (downloaded by Keras), `none`, or the path of a `.weights.h5` file for the backbone of
         `keras.applications` without its top.
     size
         Height and width of the input (pixels), a multiple of 32.
     alpha
-        Width of MobileNetV2: its channels, as a share of the usual ones (Sandler et al. 2018).
+        Width multiplier of MobileNetV2 (Sandler et al. 2018).
     border_crop
-        Share of each side, in [0, 0.4], that the network cuts off before it enlarges the rest to `size`. It is part of
-        the graph, so that every exported file does it too and the input stays a whole radiograph.
+        Share of each side, in [0, 0.4], that the network crops before it enlarges the rest to `size`. It is part of the
+        graph, so every exported file does it, and the input is always a whole radiograph.
 
     Returns
     -------
@@ -47,18 +47,18 @@ def build(arch: str, weights: str, size: int = 224, alpha: float = 1.0, border_c
     Raises
     ------
     UsageError
-        If there is no such architecture, it has no ImageNet weights, or the size does not suit it.
+        If the architecture is unknown, has no ImageNet weights, or does not support the size.
     DataError
-        If the weights file does not fit, or ImageNet weights cannot be fetched.
+        If the weights file does not match, or ImageNet weights cannot be downloaded.
     """
     import keras
 
     if arch not in ARCHITECTURES:
-        raise UsageError(f"no architecture {arch!r}; known: {', '.join(ARCHITECTURES)}")
+        raise UsageError(f"unknown architecture {arch!r}; choose one of: {', '.join(ARCHITECTURES)}")
     if size < 64 or size % 32:
-        raise UsageError(f"an input of {size} pixels; the networks halve it five times: take a multiple of 32 from 64")
+        raise UsageError(f"--size {size}: the networks halve the input five times; choose a multiple of 32 from 64")
     if alpha != 1.0 and arch != "mobilenetv2":
-        raise UsageError(f"--alpha is the width of mobilenetv2; {arch} has none")
+        raise UsageError(f"--alpha is the width of mobilenetv2; {arch} has none; leave --alpha out")
     image = keras.Input((size, size, 1), name="image")
     seen = _crop(image, round(border_crop * size)) if border_crop else image
     body = _cnn(seen) if arch == "cnn" else _application(arch, seen, alpha)
@@ -68,35 +68,35 @@ def build(arch: str, weights: str, size: int = 224, alpha: float = 1.0, border_c
     x = keras.layers.GlobalAveragePooling2D(name="pool")(backbone.output)
     x = keras.layers.Dense(128, activation="relu", name="hidden")(x)
     x = keras.layers.Dropout(0.3, name="dropout")(x)
-    # float32, so that a mixed-precision run neither rounds nor overflows its logits.
+    # float32, because half precision would round logits or overflow.
     logit = keras.layers.Dense(1, name="logit", dtype="float32")(x)
     return keras.Model(image, logit, name=arch)
 
 
 def _crop(image: Any, pixels: int) -> Any:
-    """The image without its border, enlarged to its former size."""
+    """Crop the border and enlarge the rest to the former size."""
     import keras
 
     size = image.shape[1]
-    # Both in float32, where a mixed-precision run would round pixels.
+    # Both in float32, because half precision would round pixels.
     inner = keras.layers.Cropping2D(pixels, name="crop", dtype="float32")(image)
     return keras.layers.Resizing(size, size, "bilinear", name="enlarge", dtype="float32")(inner)
 
 
 def _application(arch: str, image: Any, alpha: float) -> Any:
-    """The last feature map of a network of keras.applications on one grayscale channel."""
+    """The last feature map of a network of keras.applications with one grayscale channel."""
     import keras
 
     if arch == "mobilenetv2":
         scaled = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="normalise")(image)
         return keras.applications.MobileNetV2(input_tensor=scaled, alpha=alpha, include_top=False, weights=None).output
-    # "Caffe" preprocessing subtracts the ImageNet mean of each channel; on grey pixels, the mean of the three.
+    # "Caffe" preprocessing subtracts the ImageNet mean of each channel; for gray pixels, use the mean of the three.
     centred = keras.layers.Rescaling(1.0, offset=-(103.939 + 116.779 + 123.68) / 3, name="normalise")(image)
     return keras.applications.ResNet50(input_tensor=centred, include_top=False, weights=None).output
 
 
 def _cnn(image: Any) -> Any:
-    """Five blocks of Conv2D, batch norm, ReLU and 2×2 max pooling, to be trained from scratch."""
+    """Five blocks of Conv2D, batch norm, ReLU and 2×2 max pooling, for training from scratch."""
     import keras
 
     x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="normalise")(image)
@@ -111,8 +111,7 @@ def _cnn(image: Any) -> Any:
 def _load_imagenet(backbone: keras.Model, arch: str, weights: str, size: int, alpha: float) -> None:
     """Copy RGB weights into a grayscale backbone.
 
-    On equal channels a convolution is the one with its kernel summed over them: the network computes the same, with a
-    third of the first layer.
+    For equal channels, a convolution is the same as one with its kernel summed over the channels.
     """
     if arch == "cnn":
         raise UsageError("the cnn has no ImageNet weights; use --weights none")
@@ -121,7 +120,9 @@ def _load_imagenet(backbone: keras.Model, arch: str, weights: str, size: int, al
         try:
             rgb.load_weights(weights)
         except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{weights}: not the weights of {arch} without its top ({error})") from error
+            raise DataError(
+                f"{weights}: not the weights of {arch} without its top ({error}); choose another file"
+            ) from error
     for layer in rgb.layers:
         values = layer.get_weights()
         if not values:
@@ -132,7 +133,7 @@ def _load_imagenet(backbone: keras.Model, arch: str, weights: str, size: int, al
 
 
 def _rgb(arch: str, size: int, alpha: float, weights: str | None = None) -> keras.Model:
-    """The network as keras.applications has it."""
+    """The RGB network of keras.applications."""
     import keras
 
     shape = (size, size, 3)
@@ -142,24 +143,24 @@ def _rgb(arch: str, size: int, alpha: float, weights: str | None = None) -> kera
 
 
 def _fetch(arch: str, size: int, alpha: float) -> keras.Model:
-    """… with ImageNet weights, which Keras downloads once."""
+    """The RGB network with ImageNet weights, which Keras downloads once."""
     try:
         return _rgb(arch, size, alpha, "imagenet")
-    except ValueError as error:  # Keras' own message lists the widths
+    except ValueError as error:  # the message of Keras lists the widths
         raise UsageError(f"no ImageNet weights of {arch} at --alpha {alpha:g}: {error}") from error
-    except Exception as error:  # Keras raises no narrower one where there is no network
+    except Exception as error:  # without a network connection, Keras raises a plain Exception
         raise DataError(
-            f"the ImageNet weights of {arch} cannot be fetched ({error}); pass a .weights.h5 file to --weights, or none"
+            f"ImageNet weights of {arch} cannot be downloaded ({error}); pass a .weights.h5 file to --weights, or none"
         ) from error
 
 
 def save(model: keras.Model, path: Path) -> None:
-    """Save a model as `.keras` and prove that what was saved predicts the same.
+    """Save a model as `.keras` and check that the saved file predicts the same.
 
     Raises
     ------
     DataError
-        If the file, read back, predicts otherwise; nothing is left at `path`.
+        If the predictions of the saved file differ. Nothing is left at `path`.
     """
     import keras
     import numpy as np
@@ -171,5 +172,5 @@ def save(model: keras.Model, path: Path) -> None:
         reloaded = keras.models.load_model(written)
         difference = np.abs(reloaded.predict_on_batch(probe) - model.predict_on_batch(probe)).max()
         if not difference <= 1e-5:
-            raise DataError(f"{path}: read back, the model's logits differ by {difference:.2g}; not saved")
+            raise DataError(f"{path}: not saved, because its logits differ by {difference:.2g}; expected at most 1e-5")
         written.replace(path)

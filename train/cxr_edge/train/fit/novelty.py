@@ -1,4 +1,4 @@
-"""How unlike an upright frontal radiograph an image is, by the pooled features of the trained network."""
+"""Out-of-distribution detection by the pooled features of the trained network."""
 
 from __future__ import annotations
 
@@ -8,33 +8,32 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.common.run import Novelty
+from cxr_edge.common.run import Floats, Novelty
 
-Floats = npt.NDArray[np.float32]
-
-#: Main directions kept. Tried with 16 to 128 of a fine-tuned MobileNetV2, at 99 % of held-out radiographs: each catches
-#: all photographs, blanks, ramps and noise; the Mahalanobis distance *within* 16 directions catches none of these.
+#: Number of main directions. Tried with 16 to 128 directions of a fine-tuned MobileNetV2, at 99 % of held-out
+#: radiographs: each number detects all photographs, blanks, ramps and noise. The Mahalanobis distance *within* 16
+#: directions detects none of these.
 DIRECTIONS = 16
-#: Share of held-out radiographs that count as familiar.
+#: Share of held-out radiographs that are in distribution.
 FAMILIAR = 0.99
-#: Share of held-out radiographs that add nothing by resembling an outlier of one kind.
+#: Share of held-out radiographs to which the direction of a kind of outlier adds no novelty.
 UNLIKE = 0.999
-#: How far the median outlier of a kind lies, in thresholds of the residual.
+#: Novelty of the median outlier of a kind, as a multiple of the threshold of the residual.
 REACH = 3.0
-#: Inverse strength of the logistic regressions' regularisation. Of inverted radiographs, 0.1 catches 93 %, 1 96 %.
+#: Inverse regularisation of the logistic regressions. 0.1 detects 93 % of inverted radiographs, 1 detects 96 %.
 SLACK = 1.0
 
 
 def fit_novelty(training: Floats, held_out: Floats, outliers: Mapping[str, Floats]) -> Novelty:
-    """Find the directions on training images and outliers, the threshold on held-out images.
+    """Fit the directions to training images and outliers, and the threshold to held-out images.
 
     Parameters
     ----------
     training
         (N, K) pooled features.
     held_out
-        (M, K) pooled features, of perturbed images too: radiographs that another program made smaller are none the
-        less radiographs (measured: with images as they are alone, 9 of 24 originals were called unfamiliar).
+        (M, K) pooled features of original and perturbed images. Perturbed ones are needed because another program may
+        have resized a radiograph (measured: without them, 9 of 24 full-size radiographs were out of distribution).
     outliers
         Kind -> (L, K) pooled features of `cxr_edge.train.data.outliers`.
     """
@@ -48,7 +47,7 @@ def fit_novelty(training: Floats, held_out: Floats, outliers: Mapping[str, Float
         direction = _towards(training - mean, features - mean)
         limit = float(np.quantile((held_out - mean) @ direction, UNLIKE))
         beyond = float(np.median((features - mean) @ direction)) - limit
-        # A kind that does not lie beyond radiographs must not count: it would flag these.
+        # A kind that does not lie beyond the radiographs must not count, or it would flag them.
         scale = REACH * residual / beyond if beyond > 0 else 0.0
         kinds.append(direction * scale)
         reach.append(limit * scale)
@@ -57,7 +56,7 @@ def fit_novelty(training: Floats, held_out: Floats, outliers: Mapping[str, Float
 
 
 def _towards(radiographs: Floats, outliers: Floats) -> Floats:
-    """The direction that tells outliers from radiographs: logistic regression, both classes weighing alike."""
+    """The direction that separates outliers from radiographs, by logistic regression with balanced classes."""
     from sklearn.linear_model import LogisticRegression
 
     features = np.concatenate([radiographs, outliers])
@@ -67,5 +66,5 @@ def _towards(radiographs: Floats, outliers: Floats) -> Floats:
 
 
 def _to_half(values: npt.NDArray[np.floating]) -> Floats:
-    """As all weights of the deployed network, see `fold.py`."""
+    """Round to half precision, as `fold.py` does with all weights of the network."""
     return values.astype(np.float16).astype(np.float32)

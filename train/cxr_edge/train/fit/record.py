@@ -1,11 +1,12 @@
-"""From a fitted network to a run folder: folded, calibrated, its thresholds chosen, measured, written."""
+"""Writing the run folder of a fitted network: fold, calibrate, choose thresholds, measure."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
@@ -15,6 +16,8 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.common.dataset import Pixels
+from cxr_edge.common.run import NETWORK, NOVELTY, RECORD, SCHEMA_VERSION, Floats, Novelty
 from cxr_edge.common.statistics import roc_auc
 from cxr_edge.runtime.bundles.bundle import sha256
 from cxr_edge.train.data.outliers import outliers
@@ -29,14 +32,25 @@ from cxr_edge.train.fit.novelty import fit_novelty
 if TYPE_CHECKING:
     from cxr_edge.train.fit.config import Part
 
-#: Images at once where nothing is trained.
+#: Batch size of predictions.
 PREDICT_BATCH = 64
-#: Radiographs on which the heatmap's geometry is measured.
+#: Number of radiographs on which the heatmap's geometry is measured.
 GEOMETRY_IMAGES = 8
-#: Training radiographs, at most, on which the main directions of the features are found.
+#: Largest number of training radiographs from which the main directions of the features are computed.
 NOVELTY_IMAGES = 2000
-#: Outliers of each kind.
+#: Number of outliers of each kind.
 OUTLIERS = 100
+
+
+@dataclass(frozen=True)
+class Observation:
+    """The network's output for N images: logits (N,) and pooled features (N, K), float32."""
+
+    logit: Floats
+    features: Floats
+
+
+Observer = Callable[[Pixels], Observation]
 
 
 def write_run(
@@ -47,64 +61,66 @@ def write_run(
     Parameters
     ----------
     network
-        As fitted, in single precision.
+        The fitted network, in single precision.
     facts
-        What `run.json` tells beside what is found here: `config`, `data`, `history`, `seconds`.
+        The entries of `run.json` that are known before: `config`, `data`, `history`, `seconds`.
 
     Returns
     -------
     The content of `run.json`.
     """
-    from rich.console import Console
-    from rich.progress import track
-
     network = deployable(network)
-    models.save(network, folder / "model.keras")
-    # Built once: each new model would be traced anew at its first prediction.
-    observer = keras.Model(network.inputs[0], [network.outputs[0], network.get_layer("pool").output])
-    logit, features = observe(observer, validation.pixels)
-    temperature = fit_temperature(validation.labels, logit)
-    changes = track(PERTURBATIONS.values(), "choosing thresholds", console=Console(stderr=True))
-    versions = [(logit, features), *(observe(observer, perturb(validation.pixels, change)) for change in changes)]
-    logits, held_out = zip(*versions, strict=True)
-    _, known = observe(observer, _some(training.pixels, NOVELTY_IMAGES))
-    made = outliers(training.pixels, OUTLIERS, facts["config"]["seed"])
-    strange = {kind: observe(observer, images)[1] for kind, images in made.items()}
-    fit_novelty(known, np.concatenate(held_out), strange).save(folder / "novelty.npz")
-    points = operating_points(validation.labels, *(to_probability(each, temperature) for each in logits))
-    measured = {"validation": (validation, to_probability(logit, temperature))}
-    if len(holdout.images):  # looked at last: nothing is chosen on it
-        measured["holdout"] = (holdout, to_probability(observe(observer, holdout.pixels)[0], temperature))
+    models.save(network, folder / NETWORK)
+    # One model, because Keras traces each new one again.
+    observe = partial(_observe, keras.Model(network.inputs[0], [network.outputs[0], network.get_layer("pool").output]))
+    versions = _observe_versions(observe, validation.pixels)
+    novelty = _fit_novelty(observe, training.pixels, versions, facts["config"]["seed"])
+    novelty.save(folder / NOVELTY)
+    temperature = fit_temperature(validation.labels, versions[0].logit)
+    probabilities = [to_probability(each.logit, temperature) for each in versions]
+    points = operating_points(validation.labels, *probabilities)
+    metrics = {"validation": metrics_at(validation.labels, probabilities[0], points[0].threshold)}
+    if len(holdout.images):  # last: nothing is chosen on the hold-out
+        probability = to_probability(observe(holdout.pixels).logit, temperature)
+        metrics["holdout"] = metrics_at(holdout.labels, probability, points[0].threshold)
+    plot_curves(facts["history"], folder / "curves.png")
     height, width = network.input_shape[1:3]
     record = {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **facts,
         "input": {"height": height, "width": width},
-        "heatmap": asdict(heatmap_geometry(network, _some(validation.pixels, GEOMETRY_IMAGES))),
-        "model_sha256": sha256(folder / "model.keras"),
-        "novelty_sha256": sha256(folder / "novelty.npz"),
+        "heatmap": asdict(heatmap_geometry(network, _evenly(validation.pixels, GEOMETRY_IMAGES))),
+        "model_sha256": sha256(folder / NETWORK),
+        "novelty_sha256": sha256(folder / NOVELTY),
         "temperature": temperature,
         "operating_points": [asdict(point) for point in points],
         "split": _split(training, validation, holdout),
-        "metrics": {
-            part: metrics_at(each.labels, probability, points[0].threshold)
-            for part, (each, probability) in measured.items()
-        },
-        "versions": {"python": python_version()}
-        | {name: version(name) for name in ("cxr-edge", "keras", keras.backend.backend(), "numpy")},
+        "metrics": metrics,
+        "versions": _versions(),
     }
-    plot_curves(facts["history"], folder / "curves.png")
-    (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
     return record
 
 
-def observe(
-    observer: keras.Model, pixels: npt.NDArray[np.uint8]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """(N, H, W, 1) uint8 -> logits (N,) and pooled features (N, K)."""
-    logit, features = observer.predict(pixels, batch_size=PREDICT_BATCH, verbose=0)
-    return logit[:, 0], features
+def _observe(model: keras.Model, pixels: Pixels) -> Observation:
+    logit, features = model.predict(pixels, batch_size=PREDICT_BATCH, verbose=0)
+    return Observation(logit[:, 0], features)
+
+
+def _observe_versions(observe: Observer, pixels: Pixels) -> list[Observation]:
+    """The original images first, then each perturbation of them."""
+    from rich.console import Console
+    from rich.progress import track
+
+    changes = track(PERTURBATIONS.values(), "choosing thresholds", console=Console(stderr=True))
+    return [observe(pixels), *(observe(perturb(pixels, change)) for change in changes)]
+
+
+def _fit_novelty(observe: Observer, training: Pixels, held_out: Sequence[Observation], seed: int) -> Novelty:
+    known = observe(_evenly(training, NOVELTY_IMAGES)).features
+    strange = {kind: observe(images).features for kind, images in outliers(training, OUTLIERS, seed).items()}
+    return fit_novelty(known, np.concatenate([each.features for each in held_out]), strange)
 
 
 def metrics_at(
@@ -121,7 +137,7 @@ def metrics_at(
 
 
 def plot_curves(history: Mapping[str, list[float]], path: Path) -> None:
-    """Loss and AUC by epoch, training and validation."""
+    """Plot loss and AUC of training and validation by epoch."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -148,6 +164,11 @@ def _split(training: Part, validation: Part, holdout: Part) -> dict[str, Any]:
     }
 
 
-def _some(pixels: npt.NDArray[np.uint8], most: int) -> npt.NDArray[np.uint8]:
-    """At most so many images, evenly drawn."""
+def _versions() -> dict[str, str]:
+    packages = ("cxr-edge", "keras", keras.backend.backend(), "numpy")
+    return {"python": python_version()} | {name: version(name) for name in packages}
+
+
+def _evenly(pixels: Pixels, most: int) -> Pixels:
+    """Every n-th image, at most `most` of them."""
     return pixels[:: -(-len(pixels) // most)]

@@ -1,4 +1,4 @@
-"""An interrupted run goes on where its last finished epoch ended."""
+"""Saving the state of a training after each epoch, and resuming from it."""
 
 from __future__ import annotations
 
@@ -15,34 +15,44 @@ import numpy as np
 
 from cxr_edge.runtime.errors import CxrEdgeWarning, UsageError
 from cxr_edge.runtime.files import write_atomically
+from cxr_edge.train.data.batches import RadiographBatches
 
 STATE = "state.json"
+#: The attributes that change from epoch to epoch, by class. Keras has no public interface for them: if a release
+#: renames one, saving fails with an AttributeError. The learning rate is a variable of the optimizer.
+COUNTERS: Mapping[type, Sequence[str]] = {
+    RadiographBatches: ("epoch",),
+    keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
+    keras.callbacks.ModelCheckpoint: ("best",),
+    keras.callbacks.ReduceLROnPlateau: ("best", "wait", "cooldown_counter"),
+    keras.callbacks.EarlyStopping: ("best", "wait"),
+}
 
 
 class TrainingState(keras.callbacks.Callback):
-    """Saves after each epoch all that the rest of a training depends on, and restores it.
+    """Saves after each epoch everything that the rest of the training depends on, and restores it.
 
-    That is: the variables of network, augmentation (its random states) and optimizer (with averages and learning rate);
-    the metrics so far; and what callbacks and batches count. As the last callback it sees what the others made of an
-    epoch.
+    The state is: the variables of the network, of the augmentation (its random states) and of the optimizer (with
+    averages and learning rate); the metrics so far; and the `COUNTERS` of callbacks and batches. It must be the last
+    callback, so that it sees the effect of the others on an epoch.
 
     Parameters
     ----------
     folder
-        Where the state lies.
+        Where the state is saved.
     identity
-        What the run is made of; only a run of the same may go on from here.
+        Options and data of the run; a run can only be resumed with the same ones.
     resume
-        Begin where the state that lies there ends; it is ignored otherwise.
+        Resume from the saved state. Otherwise a saved state is ignored.
     writes
-        False in a worker that leaves writing to the chief.
+        False in a worker that is not the chief.
 
     Attributes
     ----------
     history
         Metric -> one value for each finished epoch.
     stopped
-        Whether a callback ended the training early.
+        Whether a callback stopped the training early.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], resume: bool, writes: bool = True) -> None:
@@ -58,32 +68,33 @@ class TrainingState(keras.callbacks.Callback):
 
     @property
     def seconds(self) -> float:
-        """Since the training began, without the time between an interruption and its resumption."""
+        """Duration of the training, without the time between an interruption and its resumption."""
         return perf_counter() - self._start
 
     @property
     def epochs(self) -> int:
-        """How many are finished."""
+        """Number of finished epochs."""
         return len(self.history.get("loss", ()))
 
     def follow(self, begin: int, *objects: Any) -> TrainingState:
-        """Save and restore what these callbacks and batches count, in a phase that begins with an epoch."""
+        """Save and restore the counters of these callbacks and batches, in a phase that begins with epoch `begin`."""
         self._begin, self._followed = begin, objects
         return self
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Restore, if this phase was interrupted; after the other callbacks have reset themselves."""
+        """Restore the state if this phase was interrupted. The other callbacks have reset themselves by then."""
         if self._saved is None or self._begin >= self.epochs:
             return
         with np.load(self._folder / self._saved["variables"]) as stored:
             for variable, value in zip(self._variables(), stored.values(), strict=True):
                 variable.assign(value)
         for each, counts in zip(self._followed, self._saved["counts"], strict=True):
-            vars(each).update(counts)
+            for name in COUNTERS[type(each)]:
+                setattr(each, name, counts[name])
         self._saved = None
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Save: the variables first, then the file that names them, so that a kill leaves one state or the other."""
+        """Save the variables, then the file that names them: if the process is killed, one state is complete."""
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(float(value))
         self.stopped = bool(self.model.stop_training)
@@ -96,7 +107,7 @@ class TrainingState(keras.callbacks.Callback):
             "history": self.history,
             "stopped": self.stopped,
             "seconds": self.seconds,
-            "counts": [_counts(each) for each in self._followed],
+            "counts": [{name: getattr(each, name) for name in COUNTERS[type(each)]} for each in self._followed],
             "variables": variables.name,
         }
         write_atomically(self._folder / STATE, json.dumps(state, indent=2))
@@ -108,19 +119,14 @@ class TrainingState(keras.callbacks.Callback):
         return [*self.model.variables, *self.model.optimizer.variables]
 
 
-def _counts(stateful: Any) -> dict[str, Any]:
-    """Plain numbers and flags that an object keeps: the best loss, epochs to wait, whose weights the network holds."""
-    return {name: value for name, value in vars(stateful).items() if isinstance(value, (bool, int, float, type(None)))}
-
-
 def read_state(folder: Path) -> dict[str, Any] | None:
-    """What an interrupted run left, if anything."""
+    """Read the state of an interrupted run; None if there is none."""
     path = folder / STATE
     return json.loads(path.read_bytes()) if path.is_file() else None
 
 
 def prepare(partial: Path, unfinished: Path, identity: Mapping[str, Any], resume: bool) -> None:
-    """Make the folder of a run that is not finished ready: as it is to resume, else empty.
+    """Prepare the folder of an unfinished run: keep it to resume, otherwise empty it.
 
     Parameters
     ----------
@@ -130,18 +136,18 @@ def prepare(partial: Path, unfinished: Path, identity: Mapping[str, Any], resume
     Raises
     ------
     UsageError
-        If the run to resume is one of other options or data.
+        If the run to resume has other options or data.
     """
     saved = read_state(unfinished)
     if saved and resume:
         _check_same(partial, saved["identity"], identity)
         return
     if resume:
-        _warn(f"{partial}: nothing to resume, so training begins anew")
+        _warn(f"{partial}: there is nothing to resume; training starts from the beginning")
     elif saved and saved["identity"] == identity:
         _warn(
-            f"{partial}: an interrupted run of these very options had finished {len(saved['history']['loss'])} epochs; "
-            "training begins anew. To go on from an interrupted run, add --resume"
+            f"{partial}: an interrupted run with the same options has finished {len(saved['history']['loss'])} epochs; "
+            "training starts from the beginning. Add --resume to continue an interrupted run"
         )
     shutil.rmtree(partial, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -153,7 +159,8 @@ def _check_same(partial: Path, before: Mapping[str, Any], now: Mapping[str, Any]
     ]
     if changed:
         raise UsageError(
-            f"{partial}: was begun with {', '.join(changed)}; resume with the same, or begin anew without --resume"
+            f"{partial}: the run was started with {', '.join(changed)}; resume with the same options and data, or "
+            "start again without --resume"
         )
 
 

@@ -1,4 +1,4 @@
-"""What watches a training: TensorBoard and MLflow."""
+"""Logging of a training to TensorBoard and MLflow."""
 
 from __future__ import annotations
 
@@ -17,48 +17,43 @@ from cxr_edge.runtime.errors import MissingExtraError
 if TYPE_CHECKING:
     import keras
 
-#: Experiment of MLflow; its variable MLFLOW_EXPERIMENT_NAME overrides it.
+#: Default name of the MLflow experiment; MLFLOW_EXPERIMENT_NAME overrides it.
 EXPERIMENT = "cxr-edge"
-#: File of an unfinished run that holds the id under which MLflow knows it.
+#: File in an unfinished run that holds its MLflow run id.
 MLFLOW_RUN = "mlflow-run"
 
 
 @dataclass(frozen=True)
 class Tracking:
-    """Where a training is logged to.
+    """The logs of a training.
 
     Attributes
     ----------
     tensorboard
         Folder for TensorBoard's event files.
     mlflow
-        Log to the store of MLFLOW_TRACKING_URI; without it, as MLflow does, to `mlflow.db` in the working directory.
+        Whether to log to the store of MLFLOW_TRACKING_URI, by default `mlflow.db` in the working directory.
 
     Raises
     ------
     MissingExtraError
-        If a package is missing; here, before anything is trained.
+        If a package is missing. It is raised before the training starts.
     """
 
     tensorboard: Path | None = None
     mlflow: bool = False
 
     def __post_init__(self) -> None:
-        needed = {
-            "tensorboard": self.tensorboard,
-            "mlflow": self.mlflow,
-            "sqlalchemy": self.mlflow,
-            "alembic": self.mlflow,
-        }
+        needed = {"tensorboard": self.tensorboard} | dict.fromkeys(("mlflow", "sqlalchemy", "alembic"), self.mlflow)
         for module, wanted in needed.items():
             if wanted and find_spec(module) is None:
                 raise MissingExtraError("track", module)
 
     @contextmanager
     def watch(self, run: Path, unfinished: Path, params: dict[str, Any]) -> Iterator[list[keras.callbacks.Callback]]:
-        """Log a training: its parameters, each epoch, and at the end the figures and files of the run.
+        """Log the parameters, each epoch, and at the end the figures and files of the run.
 
-        Yields the callbacks that `fit` takes. A resumed run goes on under its id in `unfinished`.
+        Yields the callbacks for `fit`. A resumed run continues under its id, which is stored in `unfinished`.
         """
         import keras
 
@@ -68,7 +63,7 @@ class Tracking:
         if not self.mlflow:
             yield callbacks
             return
-        logging.getLogger("mlflow").setLevel(logging.WARNING)  # its greeting when it makes a data base
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # no messages when it creates a database
         import mlflow
 
         mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))

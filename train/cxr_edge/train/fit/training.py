@@ -1,21 +1,24 @@
-"""From a folder of radiographs to a run: split, fit, write."""
+"""Training, from a folder of radiographs to a run folder: split, fit, write."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cxr_edge.common.dataset import fingerprint, read_dataset
+from cxr_edge.common.dataset import LabelledImage, fingerprint, read_dataset
 from cxr_edge.runtime.errors import CxrEdgeError, UsageError
 from cxr_edge.train.data.patients import split_by_blocks
 from cxr_edge.train.fit.config import Part, TrainConfig
 from cxr_edge.train.fit.distribute import Replicas, connect
 from cxr_edge.train.fit.tracking import Tracking
+
+if TYPE_CHECKING:
+    import keras
 
 
 def train(
@@ -23,15 +26,15 @@ def train(
 ) -> dict[str, Any]:
     """Train a classifier and write the run folder: `model.keras`, `novelty.npz`, `run.json`, `curves.png`.
 
-    The folder appears whole, at the end: it is written beside `run`, in `RUN.partial`, and renamed.
+    The folder is written as `RUN.partial` beside `run` and renamed at the end, so that it is never incomplete.
 
     Parameters
     ----------
     data
-        Kaggle layout; `train` and `val` are pooled and split anew by patient, `test` is never opened.
+        Kaggle layout. `train` and `val` are pooled and split again by patient; `test` is never opened.
     resume
-        Go on from the last finished epoch of a run of the same options and data that was interrupted. The result is
-        that of an uninterrupted one.
+        Continue an interrupted run with the same options and data after its last finished epoch. The result is the same
+        as that of an uninterrupted run.
 
     Returns
     -------
@@ -42,30 +45,21 @@ def train(
     DataError
         If the data cannot be used, or the loss becomes NaN.
     UsageError
-        If `run` exists and is no run, or an option is out of range.
+        If `run` exists and is not a run, or an option is out of range.
     """
     import keras
 
     from cxr_edge.train.fit.loop import fit
-    from cxr_edge.train.fit.record import write_run
     from cxr_edge.train.fit.resume import TrainingState, prepare
 
-    if run.exists() and not (run / "run.json").is_file() and (not run.is_dir() or any(run.iterdir())):
-        raise UsageError(f"{run}: exists and is not a run; choose another folder for -o")
+    _check_target(run)
     replicas = connect(config.strategy)
     _check_batch(config, replicas)
     images = read_dataset(data, ("train", "val"))
-    parts = split_by_blocks(images, config.val_fraction, config.holdout_fraction, config.fold)
-    keras.utils.set_random_seed(config.seed)
-    with replicas.scope(), _precision(config.mixed_precision):
-        network = config.build(config.weights)
-    training, validation, holdout = (Part.read([images[i] for i in rows], config.size) for rows in parts)
-
-    facts: dict[str, Any] = {
-        # By name: where the weights lie is this machine's business.
-        "config": asdict(config) | {"weights": Path(config.weights).name},
-        "data": {"images": len(images), "fingerprint": fingerprint(images)},
-    }
+    split = split_by_blocks(images, config.val_fraction, config.holdout_fraction, config.fold)
+    network = _build(config, replicas)
+    training, validation, holdout = (Part.read([images[i] for i in rows], config.size) for rows in split)
+    facts = _facts(config, images)
     identity = {**facts["config"], "data": facts["data"]["fingerprint"], "backend": keras.backend.backend()}
     partial = run.with_name(run.name + ".partial")
     unfinished = partial / "training"
@@ -73,23 +67,20 @@ def train(
         prepare(partial, unfinished, identity, resume)
     state = TrainingState(unfinished, identity, resume, replicas.is_chief)
     if not replicas.is_chief:
-        with TemporaryDirectory() as own:  # saving takes all workers together
+        with TemporaryDirectory() as own:  # all workers take part in saving a checkpoint
             fit(network, training, validation, config, replicas, state, Path(own) / "best.weights.h5", [])
         return {}
-    try:
-        with (tracking or Tracking()).watch(run, unfinished, identity) as trackers:
-            fit(network, training, validation, config, replicas, state, unfinished / "best.weights.h5", trackers)
-            plain = config.build()  # in single precision, on one device
-            plain.set_weights(network.get_weights())
-            facts |= {"history": state.history, "seconds": round(state.seconds, 1)}
-            record = write_run(partial, plain, training, validation, holdout, facts)
-            shutil.rmtree(unfinished)
-            shutil.rmtree(run, ignore_errors=True)
-            partial.rename(run)
-    except CxrEdgeError:  # to go on from there would end the same
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return record
+    with _removed_on_error(partial), (tracking or Tracking()).watch(run, unfinished, identity) as trackers:
+        fit(network, training, validation, config, replicas, state, unfinished / "best.weights.h5", trackers)
+        facts |= {"history": state.history, "seconds": round(state.seconds, 1)}
+        plain = config.build()  # in single precision, on one device
+        plain.set_weights(network.get_weights())
+        return _finish(partial, run, plain, (training, validation, holdout), facts)
+
+
+def _check_target(run: Path) -> None:
+    if run.exists() and not (run / "run.json").is_file() and (not run.is_dir() or any(run.iterdir())):
+        raise UsageError(f"{run}: exists and is not a run; choose another folder with -o")
 
 
 def _check_batch(config: TrainConfig, replicas: Replicas) -> None:
@@ -97,14 +88,55 @@ def _check_batch(config: TrainConfig, replicas: Replicas) -> None:
     if config.batch_size % share:
         pairs = ", in pairs for --mixup" if config.mixup else ""
         raise UsageError(
-            f"--batch-size {config.batch_size} is parted among {replicas.count} devices{pairs}: take a multiple of "
+            f"--batch-size {config.batch_size} is divided among {replicas.count} devices{pairs}; choose a multiple of "
             f"{share}"
         )
 
 
+def _facts(config: TrainConfig, images: Sequence[LabelledImage]) -> dict[str, Any]:
+    """Entries of `run.json` about options and data."""
+    return {
+        # The name only: the folder of the weights depends on the machine.
+        "config": asdict(config) | {"weights": Path(config.weights).name},
+        "data": {"images": len(images), "fingerprint": fingerprint(images)},
+    }
+
+
+def _build(config: TrainConfig, replicas: Replicas) -> keras.Model:
+    """Build the network on all devices, with the random state of the seed."""
+    import keras
+
+    keras.utils.set_random_seed(config.seed)
+    with replicas.scope(), _precision(config.mixed_precision):
+        return config.build(config.weights)
+
+
+def _finish(
+    partial: Path, run: Path, network: keras.Model, parts: tuple[Part, Part, Part], facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the run in its unfinished folder and move it to its place."""
+    from cxr_edge.train.fit.record import write_run
+
+    record = write_run(partial, network, *parts, facts)
+    shutil.rmtree(partial / "training")
+    shutil.rmtree(run, ignore_errors=True)
+    partial.rename(run)
+    return record
+
+
+@contextmanager
+def _removed_on_error(partial: Path) -> Iterator[None]:
+    """Remove the unfinished run after an error of ours: a resumed run would fail again."""
+    try:
+        yield
+    except CxrEdgeError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
 @contextmanager
 def _precision(mixed: bool) -> Iterator[None]:
-    """Compute in half precision in layers made within, if asked; weights stay in single precision."""
+    """If `mixed`, make layers that compute in half precision; their weights stay in single precision."""
     import keras
 
     if not mixed:

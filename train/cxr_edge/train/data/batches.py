@@ -1,4 +1,4 @@
-"""A labelled data set as batches for Keras, on any backend."""
+"""Batches of labelled radiographs for Keras on any backend."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
+from cxr_edge.common.dataset import Pixels
+from cxr_edge.common.run import Floats
 
 
 class RadiographBatches(keras.utils.PyDataset):
@@ -19,25 +20,26 @@ class RadiographBatches(keras.utils.PyDataset):
     pixels
         (N, H, W, 1) uint8 in [0, 255], from `cxr_edge.common.dataset.read_pixels`.
     labels
-        (N,) of 0 and 1.
+        (N,) int in {0, 1}.
     seed
-        Of the order, which changes with each epoch and depends on nothing else.
+        Seed of the order, which depends on seed and epoch only.
     multiple_of
-        Every batch is a multiple of this; the last one is filled up with images that come first. For replicas, each of
-        which takes its share.
+        The size of every batch is a multiple of this, so that each replica gets an equal share. The last batch is
+        filled up with the first images.
     class_weights
-        Weigh the images so that both classes count the same: n / (2·n_class).
+        Weight the images so that both classes count the same: n / (2·n_class).
     mixup
-        Of the Beta distribution from which each image's share of its mixture with its neighbour is drawn (Zhang et al.
-        2018); 0 mixes none. The network mixes, see `PairMix`; needs batches of even size.
+        Parameter of the Beta distribution from which each image's share in the mixture with its neighbour is drawn
+        (Zhang et al. 2018); 0 mixes none. `fit.augment.PairMix` does the mixing. The batch size must be even.
 
     Notes
     -----
-    Item: (n, H, W, 1) uint8, with mixup also the shares (n, 1); (n, 1) float32 targets; with weights (n,) float32.
+    An item has pixels (n, H, W, 1) uint8, with mixup also shares (n, 1); targets (n, 1) float32; with class weights
+    also weights (n,) float32.
     """
 
     def __init__(
-        self, pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer[Any]], batch_size: int, seed: int,
+        self, pixels: Pixels, labels: npt.NDArray[np.integer[Any]], batch_size: int, seed: int,
         *, multiple_of: int = 1, class_weights: bool = False, mixup: float | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -63,16 +65,16 @@ class RadiographBatches(keras.utils.PyDataset):
         return (pixels, shares), targets, *(w[:, 0] for w in weights)
 
     def on_epoch_begin(self) -> None:
-        """Shuffle, as this epoch and the seed say: a resumed run sees the same."""
+        """Shuffle by epoch and seed, so that a resumed run has the same order."""
         order = np.random.default_rng((self._seed, self.epoch)).permutation(len(self._labels))
         self._order = np.resize(order, -(-len(order) // self._multiple_of) * self._multiple_of)
 
     def on_epoch_end(self) -> None:
-        """Count."""
+        """Count the epoch."""
         self.epoch += 1
 
     def _shares(self, index: int, count: int) -> Floats:
-        """(n, 1) in [0, 1]: of each image in its mixture."""
+        """Share of each image in its mixture: (n, 1) in [0, 1]."""
         if not self._mixup:
             return np.ones((count, 1), np.float32)
         random = np.random.default_rng((self._seed, self.epoch, index))
@@ -80,25 +82,5 @@ class RadiographBatches(keras.utils.PyDataset):
 
 
 def _neighbours(values: Floats) -> Floats:
-    """(n, 1) with each pair exchanged."""
+    """Exchange the values of each pair: (n, 1) -> (n, 1)."""
     return values.reshape(-1, 2, 1)[:, ::-1].reshape(-1, 1)
-
-
-@keras.saving.register_keras_serializable("cxr_edge")
-class PairMix(keras.layers.Layer):
-    """Mix each image of a batch with its neighbour, 0 with 1, 2 with 3 (mixup, Zhang et al. 2018).
-
-    Neighbours stay on one replica when a batch is parted among several.
-    """
-
-    def call(self, images: Any, shares: Any, training: bool = False) -> Any:
-        """Images (N, H, W, C), N even, and the share of each in [0, 1], (N, 1) -> (N, H, W, C)."""
-        if not training:
-            return images
-        from keras import ops
-
-        height, width, channels = images.shape[1:]
-        pairs = ops.reshape(images, (-1, 2, height, width, channels))
-        neighbours = ops.reshape(ops.flip(pairs, axis=1), (-1, height, width, channels))
-        shares = ops.reshape(shares, (-1, 1, 1, 1))
-        return shares * images + (1 - shares) * neighbours

@@ -1,4 +1,4 @@
-"""Hooks of `mkdocs build`: pages from files at the root of the repository, and links that work there and on the site."""
+"""Hooks of `mkdocs build`: the reference of the command line, pages from files at the root, and links that work in both."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import click
 from mkdocs.structure.files import File, Files
+
+from cxr_edge.runtime.cli.main import cli
 
 ROOT = Path(__file__).parents[1]
 #: File of the repository outside docs/ -> page of the site.
@@ -27,7 +30,20 @@ def on_files(files: Files, config: Any) -> Files:
     """Add the pages whose text lies outside docs/."""
     for source, page in PAGES.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
+    files.append(File.generated(config, "cli.md", content=command_reference()))
     return files
+
+
+def command_reference() -> str:
+    """The `--help` of the program and of each of its commands, as a page."""
+    with click.Context(cli, info_name="cxr-edge", terminal_width=100, **cli.context_settings) as program:
+        page = f"# Command line\n\n```text\n{cli.get_help(program)}\n```\n"
+        for name in cli.list_commands(program):
+            command = cli.get_command(program, name)
+            assert command is not None
+            with click.Context(command, info_name=name, parent=program) as context:
+                page += f"\n## {name}\n\n```text\n{command.get_help(context)}\n```\n"
+    return page
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:

@@ -1,4 +1,4 @@
-"""ONNX Runtime."""
+"""The engine that runs ONNX files with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     import onnxruntime
 
 DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+#: Execution providers, in order of preference. The first one that the installed ONNX Runtime offers must run the model.
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
 
 class OnnxEngine:
-    """An ONNX file in ONNX Runtime, on CUDA where this build of it has CUDA, else on the CPU.
+    """An ONNX file in ONNX Runtime, on the first of `PROVIDERS` that is available.
 
-    A session runs any number of calls at the same time; they share its threads.
+    A session runs any number of calls at the same time. The calls share the threads of the session.
     """
 
     def __init__(self, path: Path, contract: InputContract, threads: int = 1) -> None:
@@ -40,14 +42,16 @@ class OnnxEngine:
 
 
 def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    """Load an ONNX file on CUDA where this ONNX Runtime has it, else on the CPU.
+    """Load an ONNX file on the first of `PROVIDERS` that is available.
 
     Raises
     ------
     BundleError
-        If it is no model.
-    EngineError, MissingExtraError
-        If ONNX Runtime runs elsewhere than asked, or is not installed.
+        If ONNX Runtime cannot load the file.
+    EngineError
+        If ONNX Runtime falls back to another provider.
+    MissingExtraError
+        If ONNX Runtime is not installed.
     """
     try:
         import onnxruntime as ort
@@ -56,15 +60,15 @@ def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    wanted = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in ort.get_available_providers()]
+    wanted = [provider for provider in PROVIDERS if provider in ort.get_available_providers()]
     try:
         session = ort.InferenceSession(path, options, providers=wanted)
     except Exception as error:  # onnxruntime's own hierarchy derives from Exception alone
         raise BundleError(f"{path}: not a model that ONNX Runtime can load ({error})") from error
-    # ONNX Runtime falls back to the CPU without a word when CUDA cannot start.
-    if session.get_providers()[0] != wanted[0]:
+    # ONNX Runtime falls back to the CPU silently if a provider cannot start.
+    if (found := session.get_providers()[0]) != wanted[0]:
         raise EngineError(
-            f"ONNX Runtime was built for {wanted[0]} but runs on {session.get_providers()[0]}: check the "
-            "CUDA and cuDNN libraries, or install 'cxr-edge[onnx]' for the CPU"
+            f"{path}: ONNX Runtime runs on {found}, but {wanted[0]} was expected; check the libraries of that provider "
+            "(for CUDA: CUDA and cuDNN), or install 'cxr-edge[onnx]' for the CPU"
         )
     return session

@@ -1,4 +1,4 @@
-"""Hooks of `mkdocs build`: the reference of the command line, pages from files at the root, and links that work in both."""
+"""Hooks of `mkdocs build`: command-line reference, pages from files at the root, links between pages."""
 
 from __future__ import annotations
 

@@ -82,5 +82,5 @@ def naming(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise OutputError(
-            f"{path}: cannot be written ({error.strerror or error}); free space there, or choose another place"
+            f"{path}: cannot be written ({error.strerror or error}); free disk space, or choose another place"
         ) from error

@@ -203,7 +203,7 @@ class Predictor:
             If integrated gradients are not available here.
         """
         if method not in METHODS:
-            raise UsageError(f"no method {method!r}; known: {', '.join(METHODS)}")
+            raise UsageError(f"unknown method {method!r}; expected one of: {', '.join(METHODS)}")
         gradients = self.integrated_gradients if method == "ig" else None
         pixels, prediction = self._predict(image)
         gray = read_image(image, max_pixels=self._max_pixels)  # at full size, for the picture

@@ -1,8 +1,8 @@
 """Opening and checking of bundles: folders with a `manifest.json` and the files that it lists.
 
 Each model file also contains the facts of the manifest (see `facts`), so that a lone file can be used. Trust in a
-bundle has three sources: the sha256 of each file in the manifest, `parity.json` of `cxr-edge verify`, and, if the bundle
-is signed, `model.sig` (see `signing`).
+bundle has three sources: the sha256 of each file in the manifest, `parity.json` of `cxr-edge verify`, and `model.sig` if
+the bundle is signed (see `signing`).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ ENGINE_OF_SUFFIX = {".onnx": "onnx", ".tflite": "litert"}
 #: Maximum size of `parity.json` in bytes; it lists every flipped image and optionally every layer.
 LARGEST_PARITY = 16_000_000
 SIDECAR_SUFFIX = ".engine.json"
-REBUILD = "delete it, or build the plan anew: cxr-edge export BUNDLE --format tensorrt"
+REBUILD = "delete it, or rebuild the plan: cxr-edge export BUNDLE --format tensorrt"
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ def _open_lone(path: Path, must_be_signed: bool) -> Bundle:
     facts = read_facts(path)
     if facts is None:
         raise BundleError(
-            f"{path}: contains no facts of cxr-edge, so its input is unknown; export it with cxr-edge, or copy it "
+            f"{path}: contains no cxr-edge facts, so its input is unknown; export it with cxr-edge, or copy it "
             "again if it was exported with cxr-edge"
         )
     manifest = Manifest.from_json(facts.text, str(path), embedded=True)

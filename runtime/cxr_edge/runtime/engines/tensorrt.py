@@ -213,7 +213,7 @@ class TensorRTEngine:
         """Set the batch size of the context, which determines all output shapes."""
         shape = (count, *tuple(self._engine.get_tensor_shape(self._input))[1:])
         if not self._context.set_input_shape(self._input, shape):
-            raise EngineError(f"TensorRT refuses the input shape {shape}; build the plan anew")
+            raise EngineError(f"TensorRT refuses the input shape {shape}; rebuild the plan")
 
     def _allocate(self, name: str) -> _Buffer:
         """Allocate host and device memory for a tensor of the largest batch, and give its address to the context."""
@@ -228,7 +228,7 @@ class TensorRTEngine:
         device = _cuda(cudart.cudaMalloc(size))
         self._resources.callback(cudart.cudaFree, device)
         if not self._context.set_tensor_address(name, int(device)):
-            raise EngineError(f"TensorRT refuses the address of {name!r}; build the plan anew")
+            raise EngineError(f"TensorRT refuses the address of {name!r}; rebuild the plan")
         memory = (ctypes.c_byte * size).from_address(int(pinned))
         return _Buffer(np.frombuffer(memory, dtype).reshape(shape), int(device))
 
@@ -242,7 +242,7 @@ class TensorRTEngine:
         self._set_batch(count)
         _cuda(cudart.cudaMemcpyAsync(feed.device, feed.host.ctypes.data, feed.host[:count].nbytes, to_device, stream))
         if not self._context.execute_async_v3(int(stream)):
-            raise EngineError("TensorRT could not run the plan; build it anew")
+            raise EngineError("TensorRT could not run the plan; rebuild it")
         # The batch is the first axis of row-major buffers, so `count` images are their first bytes.
         buffers = [self._buffers[name] for name in OUTPUTS]
         for buffer in buffers:
@@ -266,7 +266,7 @@ def _load(path: Path, sidecar: Sidecar) -> trt.ICudaEngine:
 
 def _rebuild(plan: Path, options: PlanOptions | None = None) -> str:
     """The command that rebuilds a plan, with its options."""
-    words = [f"build it anew: cxr-edge export {plan.parent} --format tensorrt"]
+    words = [f"rebuild it: cxr-edge export {plan.parent} --format tensorrt"]
     if options and options.max_batch > 1:
         words.append(f"--max-batch {options.max_batch}")
     words += [

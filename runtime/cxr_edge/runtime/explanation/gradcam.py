@@ -25,8 +25,8 @@ def upsample(
 ) -> FloatArray:
     """Interpolate a heatmap over an image, with the value of each cell at the centre of its receptive field.
 
-    A plain resize would place the values at the centres of equal tiles, which is wrong by half a cell because of strided
-    padding.
+    A plain resize would place the values at the centres of equal tiles. Strided padding makes that wrong by
+    half a cell.
 
     Parameters
     ----------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 #: Engines, in the order of preference of `auto`.
 ENGINE_NAMES = ("tensorrt", "litert", "onnx")
-#: Precisions of model files, most exact first.
+#: Precisions that `auto` prefers, the most exact first. A bundle may have files of others (see `manifest.Precision`).
 PRECISIONS = ("fp32", "fp16", "int8")
 #: Methods that explain a decision.
 METHODS = ("gradcam", "ig")

@@ -1,8 +1,8 @@
 """Opening and checking of bundles: folders with a `manifest.json` and the files that it lists.
 
 Each model file also contains the facts of the manifest (see `facts`), so that a lone file can be used. Trust in a
-bundle has three sources: the sha256 of each file in the manifest, `parity.json` of `cxr-edge verify`, and `model.sig` if
-the bundle is signed (see `signing`).
+bundle has three sources: the sha256 of each file in the manifest, `parity.json` of `cxr-edge verify`, and
+`model.sig` if the bundle is signed (see `signing`).
 """
 
 from __future__ import annotations
@@ -112,12 +112,9 @@ class Bundle:
         return replace(bundle, manifest=replace(facts, files=(*facts.files, *plans)))
 
     def find(self, engine: str, precision: str = "auto") -> ModelFile | None:
-        """The file for an engine and a precision (`auto`: the most exact one); None if there is none."""
-        for wanted in PRECISIONS if precision == "auto" else (precision,):
-            for file in self.manifest.files:
-                if (file.engine, file.precision) == (engine, wanted):
-                    return file
-        return None
+        """The file for an engine and a precision; `auto` takes the most exact one."""
+        files = [f for f in self.manifest.files if f.engine == engine and precision in ("auto", f.precision)]
+        return min(files, key=_rank, default=None)
 
     def check(self, file: ModelFile) -> Path:
         """Compare a file with the manifest and return its path.
@@ -195,8 +192,13 @@ class Bundle:
         return [name for name in names if self._covers(name) and self._covers(name.removesuffix(".json"))]
 
 
+def _rank(file: ModelFile) -> int:
+    """Order of preference of `auto`; precisions that it does not know come last."""
+    return PRECISIONS.index(file.precision) if file.precision in PRECISIONS else len(PRECISIONS)
+
+
 def sha256(path: Path) -> str:
-    """SHA-256 of the content of a file, as hexadecimal digits."""
+    """Hex digest of a file's content."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 from cxr_edge.runtime.bundles.fields import REQUIRED, Document, Rule, one_of
-from cxr_edge.runtime.choices import PRECISIONS
 from cxr_edge.runtime.errors import UsageError
 
 SCHEMA_VERSION = 1
@@ -23,6 +22,7 @@ LONGEST_TEXT, LARGEST_SIDE = 10_000, 8192
 UNKNOWN_SHA256 = ""
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+ -]{0,199}")
+_PRECISION = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _SHA256 = re.compile(r"(?:[0-9a-f]{64})?")
 
 Text = Annotated[
@@ -31,6 +31,11 @@ Text = Annotated[
 Name = Annotated[str, Rule("a name of 1 to 200 printable characters", lambda n: 0 < len(n) <= 200 and n.isprintable())]
 FileName = Annotated[
     str, Rule("the name of a file inside the bundle, without any folder", lambda name: bool(_FILE_NAME.fullmatch(name)))
+]
+#: Not a closed set: `export` may write files of a precision that the installed runtime does not know by name.
+Precision = Annotated[
+    str,
+    Rule('an identifier such as "fp32", "fp16" or "int8"', lambda name: bool(_PRECISION.fullmatch(name))),
 ]
 Sha256 = Annotated[str, Rule("64 hexadecimal digits", lambda digest: bool(_SHA256.fullmatch(digest)))]
 Count = Annotated[int, Rule("a whole number ≥ 0", lambda count: 0 <= count < 2**53)]
@@ -79,7 +84,7 @@ class ModelFile:
 
     path: FileName
     engine: Annotated[str, one_of("onnx", "litert", "tensorrt")]
-    precision: Annotated[str, one_of(*PRECISIONS)]
+    precision: Precision
     sha256: Sha256
     bytes: Count
 

@@ -55,10 +55,10 @@ def model_options(function: F) -> F:
         ),
         click.option(
             "--precision",
-            type=click.Choice(("auto", *PRECISIONS)),
+            metavar="NAME",
             default="auto",
             show_default=True,
-            help="Precision of the model file. auto takes the most exact one.",
+            help=f"Precision of the file: {', '.join(PRECISIONS)} or another of the bundle; auto is the most exact.",
         ),
         click.option(
             "--engine",

@@ -15,15 +15,19 @@ from cxr_edge.runtime.errors import BundleError, EngineError, MissingExtraError
 if TYPE_CHECKING:
     import onnxruntime
 
+#: Execution providers, the preferred one first, and what to do where one of them does not start. A session runs on the
+#: first one that this build of ONNX Runtime has.
+PROVIDERS = {
+    "CUDAExecutionProvider": "check the CUDA and cuDNN libraries, or install 'cxr-edge[onnx]' for the CPU",
+    "CPUExecutionProvider": "install onnxruntime again",
+}
 DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
-#: Execution providers, in order of preference. The first one that the installed ONNX Runtime offers must run the model.
-PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
 
 class OnnxEngine:
-    """An ONNX file in ONNX Runtime, on the first of `PROVIDERS` that is available.
+    """An ONNX file in ONNX Runtime, on the first of `PROVIDERS` that this build of it has.
 
-    A session runs any number of calls at the same time. The calls share the threads of the session.
+    Any number of threads may call a session at the same time; the calls share its threads.
     """
 
     def __init__(self, path: Path, contract: InputContract, threads: int = 1) -> None:
@@ -42,16 +46,14 @@ class OnnxEngine:
 
 
 def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    """Load an ONNX file on the first of `PROVIDERS` that is available.
+    """Load an ONNX file on the first of `PROVIDERS` that this ONNX Runtime has.
 
     Raises
     ------
     BundleError
-        If ONNX Runtime cannot load the file.
-    EngineError
-        If ONNX Runtime falls back to another provider.
-    MissingExtraError
-        If ONNX Runtime is not installed.
+        If it is not a model.
+    EngineError, MissingExtraError
+        If ONNX Runtime falls back to another provider, or is not installed.
     """
     try:
         import onnxruntime as ort
@@ -60,15 +62,13 @@ def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    wanted = [provider for provider in PROVIDERS if provider in ort.get_available_providers()]
+    available = ort.get_available_providers()
+    wanted = [provider for provider in PROVIDERS if provider in available]
     try:
         session = ort.InferenceSession(path, options, providers=wanted)
     except Exception as error:  # onnxruntime's own hierarchy derives from Exception alone
         raise BundleError(f"{path}: not a model that ONNX Runtime can load ({error})") from error
-    # ONNX Runtime falls back to the CPU silently if a provider cannot start.
-    if (found := session.get_providers()[0]) != wanted[0]:
-        raise EngineError(
-            f"{path}: ONNX Runtime runs on {found}, but {wanted[0]} was expected; check the libraries of that provider "
-            "(for CUDA: CUDA and cuDNN), or install 'cxr-edge[onnx]' for the CPU"
-        )
+    # ONNX Runtime falls back to the CPU silently when a provider cannot start.
+    if (actual := session.get_providers()[0]) != wanted[0]:
+        raise EngineError(f"ONNX Runtime was built for {wanted[0]} but runs on {actual}: {PROVIDERS[wanted[0]]}")
     return session

@@ -109,3 +109,12 @@ def test_the_changelog_knows_the_version():
         r"^## \[(\d+\.\d+\.\d+)\] - \d{4}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
     )
     assert released[0] == PYPROJECT["project"]["version"]
+
+
+@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "docs"])
+def test_documents_name_modules_that_exist(document):
+    """Paths are relative to the repository, or to the namespace package of a stage."""
+    pages = (ROOT / document).glob("*.md") if document == "docs" else [ROOT / document]
+    named = {path for page in pages for path in re.findall(r"`([a-z]+/[\w/.]+\.py)`", page.read_text())}
+    places = [ROOT, *(ROOT / stage / "cxr_edge" for stage in STAGES), ROOT / "runtime" / "cxr_edge" / "runtime"]
+    assert not [path for path in named if not any((place / path).is_file() for place in places)]

@@ -3,7 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
-from support import LITERT, ONNX, PACKAGED_FILES, assert_complete
+from support import LITERT, ONNX, PACKAGED_FILES
 
 from cxr_edge.runtime import EngineError, ImageError, MissingExtraError, UsageError, load
 from cxr_edge.runtime.engines import available_engines, missing_extra
@@ -13,7 +13,13 @@ from cxr_edge.runtime.imaging.image import read_image
 
 @pytest.mark.parametrize(("engine", "precision"), PACKAGED_FILES)
 def test_every_file_decides_and_explains(bundle, xray, engine, precision):
-    assert_complete(load(bundle, engine, precision).predict(xray))
+    prediction = load(bundle, engine, precision).predict(xray)
+    assert 0 <= prediction.probability <= 1
+    assert prediction.heatmap.shape == (7, 7)
+    assert prediction.heatmap.min() >= 0
+    assert prediction.label == ("PNEUMONIA" if prediction.probability >= prediction.threshold else "NORMAL")
+    assert set(prediction.timings_ms) == {"decode", "preprocess", "inference", "total"}
+    json.dumps(prediction.to_dict())
 
 
 @pytest.mark.parametrize("engine", [ONNX, LITERT])

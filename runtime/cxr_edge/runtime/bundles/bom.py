@@ -15,7 +15,7 @@ from cxr_edge.runtime.bundles.manifest import Manifest, ModelFile
 
 Json = dict[str, Any]
 DESCRIPTION = "Decides whether a frontal chest radiograph resembles those labelled pneumonia in its training data."
-MODEL_LICENCE = "the weights: as whoever trained the network says"
+MODEL_LICENCE = "weights: defined by their owner"
 LIMITATIONS = (
     "Frontal chest radiographs only; expect less accuracy at another hospital than on its own data set.",
     "Above the manifest's novelty_threshold an image is unlike the training set, and the decision means nothing.",

@@ -254,7 +254,7 @@ def _open_lone(path: Path, must_be_signed: bool) -> Bundle:
     if manifest.companions:
         raise BundleError(f"{path}: is made for other clients, not for cxr-edge; name its bundle or another file of it")
     if manifest.gradient:
-        raise BundleError(f"{path}: holds a gradient and makes no decision; open the bundle that it belongs to")
+        raise BundleError(f"{path}: holds a gradient and decides nothing; open the bundle that it belongs to")
     if len(manifest.files) != 1:
         raise BundleError(
             f"{path}: found {len(manifest.files)} files in its own manifest, expected itself alone; export it again"

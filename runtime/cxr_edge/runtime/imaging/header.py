@@ -61,7 +61,7 @@ class Header:
             raise ImageError(f"{claim}; expected at most {max_pixels:,} pixels. Shrink it, or raise the limit")
         if self.least > self.stored:
             raise ImageError(
-                f"{claim} in {self.stored:,} bytes; expected at least {self.least:,} bytes for so many pixels. "
+                f"{claim} in {self.stored:,} bytes; expected at least {self.least:,} bytes for this number of pixels. "
                 "The file is corrupt, cut short or blank: copy it again"
             )
         if self.memory > limit:

@@ -1,11 +1,13 @@
 """Site, workflows, templates, hooks, wheel and changelog are what maintainers rely on."""
 
 import re
+import shlex
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import click
 import pytest
 import tomllib
 import yaml
@@ -118,3 +120,21 @@ def test_documents_name_modules_that_exist(document):
     named = {path for page in pages for path in re.findall(r"`([a-z]+/[\w/.]+\.py)`", page.read_text())}
     places = [ROOT, *(ROOT / stage / "cxr_edge" for stage in STAGES), ROOT / "runtime" / "cxr_edge" / "runtime"]
     assert not [path for path in named if not any((place / path).is_file() for place in places)]
+
+
+def console_lines() -> list[str]:
+    pages = [ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [
+        line for page in pages for line in re.findall(r"^(?:\$|   ) (?:\S*/)?(cxr-edge .*)$", page.read_text(), re.M)
+    ]
+
+
+@pytest.mark.parametrize("line", console_lines())
+def test_commands_in_the_documents_have_these_options(line):
+    from cxr_edge.runtime.cli.main import cli as program
+
+    _, name, *arguments = shlex.split(line.partition("#")[0].partition(" > ")[0])
+    with click.Context(program) as context:
+        command = program.get_command(context, name)
+        assert command is not None
+        command.make_context(name, arguments)

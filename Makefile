@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DATA ?=
 WEIGHTS ?= imagenet
 
-.PHONY: demo test check setup clean
+.PHONY: demo test check docs setup clean
 
 demo: setup
 	$(BIN)/cxr-edge demo $(DATA) --weights $(WEIGHTS) -o demo
@@ -19,6 +19,10 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The site, in build/site; every warning is an error.
+docs: setup
+	$(BIN)/mkdocs build --strict
 
 setup: $(VENV)/installed
 

@@ -95,7 +95,7 @@ def test_a_plan_of_something_else_is_refused(built, tmp_path, change):
     folder = shutil.copytree(built, tmp_path / "bundle")
     plan = folder / "model.fp16.engine"
     sidecar_path(plan).write_text(change(Sidecar.read(plan)).to_json())
-    with pytest.raises(EngineError, match=r"build it anew: cxr-edge export .* --max-batch 4"):
+    with pytest.raises(EngineError, match=r"rebuild it: cxr-edge export .* --max-batch 4"):
         engine(folder, "tensorrt", "fp16")
 
 

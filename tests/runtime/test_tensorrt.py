@@ -76,7 +76,7 @@ def test_a_hardware_compatible_plan_runs_from_ampere_on(sidecar, manifest, capab
 def test_a_sidecar_that_says_less_is_refused(tmp_path, text):
     plan = tmp_path / "model.fp16.engine"
     sidecar_path(plan).write_text(text)
-    with pytest.raises(BundleError, match="build it anew: cxr-edge export"):
+    with pytest.raises(BundleError, match="rebuild it: cxr-edge export"):
         Sidecar.read(plan)
 
 
@@ -99,7 +99,7 @@ def test_a_sidecar_of_another_cxr_edge_is_refused(sidecar, tmp_path):
 def test_a_field_of_a_sidecar_that_cannot_be_used_is_named(sidecar, tmp_path, changes, field):
     plan = tmp_path / "model.fp16.engine"
     sidecar_path(plan).write_text(json.dumps({**json.loads(sidecar.to_json()), **changes}))
-    with pytest.raises(BundleError, match=f"{field}found .*, expected .*build it anew"):
+    with pytest.raises(BundleError, match=f"{field}found .*, expected .*rebuild it"):
         Sidecar.read(plan)
 
 

@@ -1,4 +1,4 @@
-"""The runtime: numpy, OpenCV, click and one engine.
+"""Public interface of the runtime, which needs numpy, OpenCV, simplejpeg, click and one engine.
 
 >>> from cxr_edge.runtime import load
 >>> predictor = load("bundle")                            # doctest: +SKIP
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     )
     from cxr_edge.runtime.predictor import Explanation, Prediction, Predictor, load
 
-# ONNX Runtime (1.29 and later) reports what it runs to its maker over the network, from a thread of its own that also
-# hangs every forked process when it ends. It reads this variable once, when it is imported.
+# ONNX Runtime (1.29 and later) sends telemetry over the network from its own thread, which also makes forked processes
+# hang when they end. It reads this variable once, when it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
@@ -51,7 +51,7 @@ __all__ = [
     "load",
 ]
 
-#: Where the names lie that are not errors.
+#: Modules of the public names; all other names are errors.
 _MODULES = {
     "Bundle": "bundles.bundle",
     "Manifest": "bundles.bundle",
@@ -66,7 +66,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_MODULES.get(name, 'errors')}"), name)
-    globals()[name] = value  # found at once from now on
+    globals()[name] = value  # later accesses do not call this function
     return value
 
 

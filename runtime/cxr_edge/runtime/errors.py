@@ -1,35 +1,35 @@
-"""The errors that users meet, each saying what to do next.
+"""Exceptions, warnings and exit codes; each message says what to do.
 
 ::
 
     CxrEdgeError
-    ├── UsageError (ValueError)             an argument that cannot be meant
+    ├── UsageError (ValueError)             an invalid argument
     ├── DataError (ValueError)              a data set folder that cannot be used
     ├── ImageError (ValueError)             one image that cannot be read as a radiograph
-    ├── BundleError (ValueError)            a bundle or model file that is not what it says
-    │   └── IntegrityError                  … whose content differs from its manifest
+    ├── BundleError (ValueError)            a bundle or model file that is invalid
+    │   └── IntegrityError                  a file whose content differs from its manifest
     ├── OutputError (OSError)               a result that cannot be written
-    ├── EngineError (RuntimeError)          an engine that cannot run here, or ran elsewhere than asked
+    ├── EngineError (RuntimeError)          an engine that cannot run here, or ran elsewhere than requested
     └── MissingExtraError (ImportError)     an optional dependency that is not installed
-        └── MissingDecoderError             … without which one image cannot be read; an ImageError, too
+        └── MissingDecoderError             a missing decoder of one image; also an ImageError
 """
 
 from __future__ import annotations
 
-#: Exit codes of the command line; a contract with CI.
+#: Exit codes of the command line. CI jobs rely on them.
 EXIT_DONE, EXIT_CHECK_FAILED, EXIT_BAD_INPUT, EXIT_SOME_FAILED = 0, 1, 2, 3
-#: A defect of cxr-edge itself; EX_SOFTWARE of sysexits.h.
+#: A defect of cxr-edge itself (EX_SOFTWARE in sysexits.h).
 EXIT_DEFECT = 70
 #: 128 + the number of a signal, as shells count: SIGINT (Ctrl-C), SIGPIPE (the reader of a pipe closed it), SIGTERM.
 EXIT_INTERRUPTED, EXIT_CLOSED_PIPE, EXIT_TERMINATED = 130, 141, 143
 
 
 class CxrEdgeError(Exception):
-    """Base of every error that cxr-edge raises on purpose."""
+    """Base class of all errors that cxr-edge raises deliberately."""
 
 
 class UsageError(CxrEdgeError, ValueError):
-    """An argument that cannot be meant."""
+    """An invalid argument."""
 
 
 class DataError(CxrEdgeError, ValueError):
@@ -41,19 +41,19 @@ class ImageError(CxrEdgeError, ValueError):
 
 
 class BundleError(CxrEdgeError, ValueError):
-    """A bundle or a model file that is not what it says."""
+    """A bundle or a model file that is invalid."""
 
 
 class IntegrityError(BundleError):
-    """A model file whose content differs from what its manifest vouches for."""
+    """A file whose content differs from its manifest, its digest or its signature."""
 
 
 class OutputError(CxrEdgeError, OSError):
-    """A result that cannot be written, as on a full disk."""
+    """A result that cannot be written, for example because the disk is full."""
 
 
 class EngineError(CxrEdgeError, RuntimeError):
-    """An engine that cannot run here, or that ran elsewhere than asked."""
+    """An engine that cannot run here, or that ran elsewhere than requested."""
 
 
 class MissingExtraError(CxrEdgeError, ImportError):
@@ -66,7 +66,7 @@ class MissingExtraError(CxrEdgeError, ImportError):
 
 
 class MissingDecoderError(ImageError, MissingExtraError):
-    """One image whose decoder is not installed; in a batch, only that image fails."""
+    """The decoder of an image is not installed; in a batch, only this image fails."""
 
     def __init__(self, message: str, extra: str = "dicom") -> None:
         CxrEdgeError.__init__(self, message)
@@ -74,4 +74,4 @@ class MissingDecoderError(ImageError, MissingExtraError):
 
 
 class CxrEdgeWarning(UserWarning):
-    """Something that works but that the user should know."""
+    """Something that works, but that the user should know."""

@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written is ever found under its final name."""
+"""Atomic writing of files: an incomplete file never has its final name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cxr_edge.runtime.errors import OutputError, UsageError
 
 
 def check_writable(path: Path) -> None:
-    """Make sure that `write_atomically(path, …)` will work, before long work whose result it is to write.
+    """Check that `write_atomically(path, …)` will work, before a long computation of its content.
 
     Raises
     ------
@@ -27,9 +27,7 @@ def check_writable(path: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be written ({error.strerror}); choose a folder that you may write to"
-        ) from error
+        raise UsageError(f"{path}: cannot be written ({error.strerror}); choose a writable folder") from error
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -51,7 +49,7 @@ def open_atomically(path: Path, sync: bool = False) -> Iterator[BinaryIO]:
     Parameters
     ----------
     sync
-        Whether the content reaches the disk before the name does, so that it outlives a power cut.
+        Whether the content is on the disk before the file gets its name, so that it survives a power failure.
 
     Raises
     ------
@@ -76,7 +74,7 @@ def open_atomically(path: Path, sync: bool = False) -> Iterator[BinaryIO]:
 def naming(path: Path) -> Iterator[None]:
     """Turn an `OSError` inside the block into an `OutputError` that names the file and says what to do.
 
-    The system's own error of a full disk names no file.
+    The error of the operating system for a full disk names no file.
     """
     try:
         yield
@@ -84,5 +82,5 @@ def naming(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise OutputError(
-            f"{path}: cannot be written ({error.strerror or error}); free space there, or choose another place"
+            f"{path}: cannot be written ({error.strerror or error}); free disk space, or choose another place"
         ) from error

@@ -1,4 +1,4 @@
-"""The way of one image: decode -> preprocess -> engine -> Prediction."""
+"""Prediction for an image: decode, preprocess, run the engine, apply the operating point."""
 
 from __future__ import annotations
 
@@ -26,32 +26,33 @@ from cxr_edge.runtime.imaging.preprocess import chunks, minimum_sides, preproces
 if TYPE_CHECKING:
     from cxr_edge.runtime.explanation.attribution import Attribution, IntegratedGradients
 
-#: Every predictor of this process.
+#: All predictors of this process.
 _LIVE: WeakSet[Predictor] = WeakSet()
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says of one radiograph.
+    """The result for one radiograph.
 
     Attributes
     ----------
     label
         `PNEUMONIA` if `probability` ≥ `threshold`, else `NORMAL` (the manifest's classes).
     probability
-        Of pneumonia, in [0, 1], after temperature scaling.
+        Probability of pneumonia in [0, 1], after temperature scaling.
     logit
-        Before temperature scaling.
+        Logit before temperature scaling.
     operating_point, threshold
-        The rule that decided.
+        Name and threshold of the decision rule.
     heatmap
-        (7, 7) float32 ≥ 0: Grad-CAM; each cell's positive contribution to the logit.
+        (7, 7) float32 ≥ 0: Grad-CAM, the positive contribution of each cell to the logit.
     novelty
-        Distance of the image's features from the training set.
+        Distance of the features of the image from the training set.
     in_distribution
-        Whether that is as small as of 99 % of held-out radiographs; if not, the decision means nothing.
+        Whether the novelty is within the range of 99 % of held-out radiographs. If not, do not rely on the decision.
     timings_ms
-        Milliseconds of decode, preprocess and inference; in a batch, of the batch divided by its images.
+        Milliseconds of decode, preprocess, inference and in total. In a batch, the time of the batch divided by the
+        number of images.
     """
 
     label: str
@@ -65,7 +66,7 @@ class Prediction:
     timings_ms: Mapping[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """The object of a JSON line."""
+        """Fields of a JSON line."""
         return {
             "label": self.label,
             "probability": self.probability,
@@ -81,9 +82,16 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A prediction and its picture: (H, W, 3) uint8 RGB, the heatmap laid over the radiograph, with its scale.
+    """A prediction and its picture.
 
-    `attribution` is there if integrated gradients were asked for.
+    Attributes
+    ----------
+    prediction
+        The decision.
+    picture
+        (H, W, 3) uint8 RGB: the heatmap over the radiograph, with its colour scale.
+    attribution
+        Integrated gradients, if they were requested.
     """
 
     prediction: Prediction
@@ -92,16 +100,16 @@ class Explanation:
 
 
 class Predictor:
-    """A model file in its engine, with an operating point; made by `load`.
+    """A model file loaded into its engine, with an operating point; created by `load`.
 
-    Any number of threads may use one predictor. Each call gets the answer for its own image, equal bit by bit to the
-    answer of a single thread. With LiteRT, calls run at the same time on up to as many interpreters as there are cores.
-    With ONNX Runtime they run at the same time and share the threads of one session. With TensorRT they wait for each
-    other. For the highest throughput of many threads, load with `threads=1`: then calls do not compete for cores.
+    Any number of threads may use one predictor. Each call returns the result for its own image, bit-equal to the
+    result of a single thread. With LiteRT, calls run in parallel on up to one interpreter per core. With ONNX Runtime
+    they run in parallel and share the threads of one session. With TensorRT they run one after another. For the highest
+    throughput of many threads, load with `threads=1`; the calls then do not compete for cores.
 
-    A predictor can be pickled, and can be used in a forked process: the other process loads the model file anew when
-    it first needs it, and refuses a file that was changed. CUDA does not survive a fork: with a GPU, start processes
-    by `spawn`.
+    A predictor can be pickled and can be used in a forked process. The other process loads the model file again on
+    first use, and refuses a file that was changed. CUDA does not survive a fork: with a GPU, start processes with
+    `spawn`.
 
     `close` releases the engine, and so does leaving a `with` block.
     """
@@ -139,7 +147,7 @@ class Predictor:
         return engine
 
     def close(self) -> None:
-        """Release the engine and its memory, once running calls have ended; a later call raises EngineError."""
+        """Release the engine and its memory after running calls have ended; later calls raise EngineError."""
         with self._lock:
             self._closed = True
             self._engine = self._gradients = None
@@ -151,7 +159,7 @@ class Predictor:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but what belongs to this process."""
+        """State without the objects that belong to this process."""
         return self.__dict__ | {"_engine": None, "_gradients": None, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -159,7 +167,7 @@ class Predictor:
         _LIVE.add(self)
 
     def _leave_to_parent(self) -> list[object]:
-        """Forget what a forked process cannot use, and return it."""
+        """Drop and return what a forked process cannot use."""
         left: list[object] = [self._engine, self._gradients]
         self._engine, self._gradients, self._lock = None, None, Lock()
         return left
@@ -170,35 +178,35 @@ class Predictor:
         Raises
         ------
         ImageError
-            If it cannot be read.
+            If the image cannot be read.
         """
         return self._predict(image)[1]
 
     def explain(
         self, image: ImageSource, method: str = "gradcam", max_steps: int = MAX_STEPS, baseline: str = BASELINES[0]
     ) -> Explanation:
-        """Decide on one radiograph and draw where the decision comes from.
+        """Decide on one radiograph and draw the evidence for the decision.
 
         Parameters
         ----------
         method
-            `gradcam`, in all files at no cost; `ig`, integrated gradients, sharper and dearer: one pass through
-            gradient.onnx for each step, in ONNX Runtime whatever the engine of the decision.
+            `gradcam`, which every file computes at no extra cost, or `ig` (integrated gradients), which is sharper but
+            slower: one pass through gradient.onnx for each step, always in ONNX Runtime.
         max_steps, baseline
-            Of integrated gradients, see `IntegratedGradients.explain`.
+            Parameters of integrated gradients; see `IntegratedGradients.explain`.
 
         Raises
         ------
         ImageError
             If the image cannot be read.
         BundleError, EngineError, MissingExtraError
-            If integrated gradients cannot be had here.
+            If integrated gradients are not available here.
         """
         if method not in METHODS:
-            raise UsageError(f"no method {method!r}; known: {', '.join(METHODS)}")
+            raise UsageError(f"unknown method {method!r}; expected one of: {', '.join(METHODS)}")
         gradients = self.integrated_gradients if method == "ig" else None
         pixels, prediction = self._predict(image)
-        gray = read_image(image, max_pixels=self._max_pixels)  # in full: the network's copy may have been reduced
+        gray = read_image(image, max_pixels=self._max_pixels)  # at full size, for the picture
         caption = _caption(prediction)
         if gradients is None:
             from cxr_edge.runtime.explanation.gradcam import overlay
@@ -211,8 +219,8 @@ class Predictor:
         attribution = gradients.explain(pixels, max_steps, baseline)
         if not attribution.is_complete:
             warnings.warn(
-                f"integrated gradients with {attribution.steps} steps are {attribution.completeness_error:.0%} off the "
-                "change of the logit; allow more steps",
+                f"integrated gradients with {attribution.steps} steps differ from the change of the logit by "
+                f"{attribution.completeness_error:.0%}; allow more steps",
                 CxrEdgeWarning,
                 stacklevel=2,
             )
@@ -220,7 +228,7 @@ class Predictor:
 
     @property
     def integrated_gradients(self) -> IntegratedGradients:
-        """The bundle's gradient file, loaded on first use; raises like `IntegratedGradients.of_bundle`."""
+        """The gradient file of the bundle, loaded on first use; raises like `IntegratedGradients.of_bundle`."""
         with self._lock:
             if self._closed:
                 raise EngineError(f"{self.file.path}: this predictor was closed; load the model again")
@@ -235,13 +243,13 @@ class Predictor:
 
         Yields
         ------
-        A `Prediction`, or the `ImageError` of an image that cannot be read; the others are done all the same.
+        A `Prediction`, or the `ImageError` of an image that cannot be read. Such an image does not affect the others.
         """
         for chunk in chunks(images, batch_size):
             yield from self._predict_chunk(chunk)
 
     def _predict(self, image: ImageSource) -> tuple[Gray, Prediction]:
-        """Decide on one radiograph; also what the network saw, (height, width, 1) uint8."""
+        """Return the input of the network, (height, width, 1) uint8, and the prediction."""
         height, width = self.manifest.input.height, self.manifest.input.width
         start = perf_counter()
         gray = read_image(image, *minimum_sides(height, width), self._max_pixels)
@@ -306,26 +314,27 @@ def load(
     Parameters
     ----------
     bundle
-        A bundle folder, or a lone model file with the facts inside; the model of the package if None.
+        A bundle folder or a lone model file; None means the packaged model.
     engine
-        `onnx`, `litert`, `tensorrt`, or `auto`: the first of tensorrt, litert, onnx that is installed and has a file.
+        `onnx`, `litert`, `tensorrt`, or `auto`: the first of tensorrt, litert and onnx that is installed and
+        for which the bundle has a file.
     precision
-        `fp32`, `fp16`, `int8`, or `auto`: the most exact one that the bundle has for the engine.
+        `fp32`, `fp16`, `int8`, or `auto`: the most exact precision that the bundle has for the engine.
     operating_point
-        Name of the threshold to decide by; the manifest's first if None.
+        Name of the operating point; None means the first one of the manifest.
     threads
-        CPU threads of the engine; up to 4 of the available cores if None.
+        CPU threads of the engine; None means the number of cores, up to 4.
     trusted
-        Public key (PEM file) that the bundle must be signed with (`cxr-edge sign`); checked before anything is used.
+        Public key (PEM file). The bundle must be signed with it (`cxr-edge sign`); this is checked before any use.
     max_pixels
-        An image file with more pixels is refused before it is decoded.
+        Image files with more pixels are refused before they are decoded.
 
     Raises
     ------
     BundleError, IntegrityError
-        If there is no bundle, a file is not what the manifest vouches for, or the signature is missing or bad.
+        If there is no bundle, a file differs from the manifest, or the signature is missing or invalid.
     EngineError, MissingExtraError
-        If the engine is not installed, has no file, or cannot run here.
+        If the engine is not installed, the bundle has no file for it, or it cannot run here.
     """
     opened = Bundle.open(bundle or packaged_model(), trusted)
     point = opened.manifest.operating_point(operating_point)
@@ -342,11 +351,11 @@ def packaged_model() -> Path:
     Raises
     ------
     BundleError
-        If this build carries none.
+        If this build contains no model.
     """
     folder = Path(__file__).parent / "model"
     if not folder.is_dir():
-        raise BundleError("this build of cxr-edge carries no model; name a bundle with -m (load(bundle=…) in Python)")
+        raise BundleError("this build of cxr-edge contains no model; name a bundle with -m (load(bundle=…) in Python)")
     return folder
 
 
@@ -356,10 +365,10 @@ def _caption(prediction: Prediction) -> str:
 
 
 def _after_fork() -> None:
-    """Let every predictor of a forked process load its file anew.
+    """Make every predictor of a forked process load its file again.
 
-    The threads of an engine are not forked, so a call could wait for them forever. Freeing the engine would wait for
-    them too: ONNX Runtime crashes there when the process ends. So the references are never given up.
+    The threads of an engine are not forked, so a call could wait for them forever. Freeing the engine would also wait
+    for them, and ONNX Runtime crashes then when the process ends. Therefore the references are never released.
     """
     import ctypes
 

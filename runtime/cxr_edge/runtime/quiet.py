@@ -1,4 +1,4 @@
-"""Silence for native libraries that write to standard error past Python."""
+"""Suppression of messages that native libraries write to standard error."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import IO
 
 @contextmanager
 def quiet_native_stderr() -> Iterator[None]:
-    """Hold back what C and C++ code writes to standard error inside the block; show it if the block fails.
+    """Hold back what native code writes to standard error inside the block, and show it if the block fails.
 
-    TensorFlow, its converter and LiteRT greet on file descriptor 2, where neither `logging` nor `warnings` reaches.
-    The descriptor belongs to the process: blocks of several threads share one redirection, which ends with the last.
+    TensorFlow, its converter and LiteRT write greetings to file descriptor 2, which neither `logging` nor `warnings`
+    controls. The descriptor belongs to the process, so blocks in several threads share one redirection. It ends with
+    the last block.
     """
     if not _redirection.begin():  # no standard error, as in a service: nothing to silence
         yield
@@ -31,7 +32,7 @@ def quiet_native_stderr() -> Iterator[None]:
 
 
 class _Redirection:
-    """File descriptor 2, led into a temporary file while one block or more want it so."""
+    """File descriptor 2, redirected into a temporary file while at least one block needs it."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -40,7 +41,7 @@ class _Redirection:
         self._held: IO[bytes]
 
     def begin(self) -> bool:
-        """Lead standard error away, if no other block has done so; False if there is none."""
+        """Redirect standard error unless another block has done so; return False if the process has none."""
         with self._lock:
             if self._blocks == 0:
                 try:
@@ -57,12 +58,12 @@ class _Redirection:
         """Write what was held back so far to the real standard error."""
         with self._lock:
             sys.stderr.flush()
-            # The descriptors share one position, so what comes next goes behind what is read here.
+            # The descriptors share one file position, so later output is appended after what is read here.
             self._held.seek(0)
             os.write(self._saved, self._held.read())
 
     def end(self) -> None:
-        """Lead standard error back, if no other block still wants it away."""
+        """Restore standard error unless another block still needs the redirection."""
         with self._lock:
             self._blocks -= 1
             if self._blocks == 0:

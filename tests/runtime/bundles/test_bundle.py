@@ -207,7 +207,7 @@ def sidecar(**changes):
 )
 def test_a_sidecar_that_cannot_be_used_is_named(copy, text, says):
     (copy / "p.engine.json").write_text(text)
-    with pytest.raises(BundleError, match=rf"p\.engine\.json: .*{says}.*build the plan anew"):
+    with pytest.raises(BundleError, match=rf"p\.engine\.json: .*{says}.*rebuild the plan"):
         Bundle.open(copy)
 
 
@@ -240,7 +240,7 @@ def test_load_warns_unless_a_full_run_under_the_default_gates_passed(copy):
     change_parity(copy, default_gates=True, passed=False)
     assert "failed its gate" in warned(copy)[0]
     change_parity(copy, passed=True, sha256="f" * 64)
-    assert "tells nothing of this file" in warned(copy)[0]
+    assert "does not mention this file" in warned(copy)[0]
     (copy / "parity.json").unlink()
     assert warned(copy) == []
 

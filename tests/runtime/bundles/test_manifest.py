@@ -109,7 +109,7 @@ def test_a_field_that_cannot_be_used_is_named(path, value, field, expected):
         (TEXT.replace("0.5657121241092682", "1e999"), "double precision"),
         (changed(["training", "seconds"], 10**400), "double precision"),
         (changed(["name"], "\ud800"), "not JSON"),
-        (TEXT.replace('"temperature"', '"temperature": 1, "temperature"'), "a key stands twice"),
+        (TEXT.replace('"temperature"', '"temperature": 1, "temperature"'), "a key occurs twice"),
         (" " * 2_000_000 + TEXT, "found 20"),
     ],
 )

@@ -49,7 +49,7 @@ def interrupted(images, tmp_path):
     done = subprocess.run([*COMMAND, *images, "-o", output], stderr=subprocess.PIPE, text=True, preexec_fn=limit)
     journal = tmp_path / "out.jsonl.partial"
     assert done.returncode == 2 and not output.exists()
-    assert f"{journal}: cannot be written" in done.stderr and "the same command goes on" in done.stderr
+    assert f"{journal}: cannot be written" in done.stderr and "run the same command to continue" in done.stderr
     rows = [json.loads(line)["row"] for line in journal.read_bytes().splitlines()[1:]]
     assert 5 < len(rows) < 50
     return journal, rows
@@ -254,7 +254,7 @@ def test_a_signal_keeps_what_is_done_and_says_how_to_go_on(images, expected, tmp
         process.send_signal(number)
         message = process.stderr.read()
     assert process.returncode == code and not output.exists()
-    assert f"kept in {journal}; the same command goes on there" in message and "Traceback" not in message
+    assert f"kept in {journal}; run the same command to continue" in message and "Traceback" not in message
     done = subprocess.run([*COMMAND, *copies[:2], "-o", output], stderr=subprocess.PIPE, text=True)
     assert done.returncode == 3 and "resuming: " in done.stderr
     assert [row.get("probability") for row in rows_of(output)] == [row.get("probability") for row in expected[:-1]] * 2

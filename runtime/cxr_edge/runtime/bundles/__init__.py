@@ -1,1 +1,1 @@
-"""What travels with a model, and why it can be believed."""
+"""Bundles: manifest, integrity, signatures and bill of materials."""

@@ -1,6 +1,6 @@
-"""What a bundle was made of and with, as a CycloneDX 1.6 bill of materials for machine learning (ML-BOM).
+"""Bill of materials of a bundle for machine learning (ML-BOM), in CycloneDX 1.6.
 
-Written as plain JSON after the schema, because the usual Python library has no model cards; nothing need be installed.
+It is written as plain JSON, because the usual Python library has no model cards. No package is needed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cxr_edge.runtime.bundles.manifest import Manifest, ModelFile
 
 Json = dict[str, Any]
 DESCRIPTION = "Decides whether a frontal chest radiograph resembles those labelled pneumonia in its training data."
-MODEL_LICENCE = "the weights: as whoever trained the network says"
+MODEL_LICENCE = "weights: defined by their owner"
 LIMITATIONS = (
     "Frontal chest radiographs only; expect less accuracy at another hospital than on its own data set.",
     "Above the manifest's novelty_threshold an image is unlike the training set, and the decision means nothing.",
@@ -24,12 +24,12 @@ OUTPUTS = ("probability", "logit", "heatmap", "novelty")
 
 
 def bill_of_materials(manifest: Manifest) -> Json:
-    """The ML-BOM of a bundle; the same manifest always gives the same one.
+    """The ML-BOM of a bundle; equal manifests give equal documents.
 
     Returns
     -------
-    JSON of CycloneDX 1.6: the model with its card, one component for each file with its sha256, and the packages it
-    was trained and exported with.
+    CycloneDX 1.6 JSON: the model with its card, one component for each file with its sha256, and the packages with
+    which the network was trained and exported.
     """
     metadata: Json = {"component": _model(manifest), "tools": {"components": [_cxr_edge()]}}
     if timestamp := _timestamp(manifest.created):
@@ -120,7 +120,7 @@ def _metrics(manifest: Manifest) -> Iterator[Json]:
 
 
 def _tools(manifest: Manifest) -> Iterator[Json]:
-    """Packages that the network was trained and exported with, each release once."""
+    """Packages used for training and export, each release once."""
     used: dict[tuple[str, str], list[str]] = {}
     for stage, key in (("training", "versions"), ("export", "export_versions")):
         for name, release in _object(manifest.training.get(key)).items():
@@ -131,7 +131,7 @@ def _tools(manifest: Manifest) -> Iterator[Json]:
             "bom-ref": f"tool:{name}@{release}",
             "name": name,
             "version": release,
-            "scope": "excluded",  # made the files, and is no part of them
+            "scope": "excluded",  # created the files but is not part of them
             "properties": [_property("used_in", ", ".join(stages))],
         }
 
@@ -146,12 +146,12 @@ def _property(name: str, value: object) -> Json:
 
 
 def _object(value: object) -> Mapping[str, Any]:
-    """Provenance is not validated: what is no object says nothing."""
+    """Provenance is not validated; anything but an object is ignored."""
     return value if isinstance(value, Mapping) else {}
 
 
 def _timestamp(created: str) -> str | None:
-    """The manifest's date, if it is one in the form that CycloneDX wants, with a time zone."""
+    """The date of the manifest, if it has the form that CycloneDX requires (with a time zone)."""
     try:
         when = datetime.fromisoformat(created)
     except ValueError:

@@ -1,8 +1,8 @@
-"""What travels with a model: a folder with a `manifest.json` and the files that it vouches for; opens, checks, refuses.
+"""Opening and checking of bundles: folders with a `manifest.json` and the files that it lists.
 
-Each model file carries the facts of the manifest too (see `facts`), so that a lone file knows how to be fed. What a
-user may believe of a bundle comes from three places: the manifest's sha256 of each file, `parity.json` of
-`cxr-edge verify`, and, if the bundle was signed, `model.sig` (see `signing`).
+Each model file also contains the facts of the manifest (see `facts`), so that a lone file can be used. Trust in a
+bundle has three sources: the sha256 of each file in the manifest, `parity.json` of `cxr-edge verify`, and
+`model.sig` if the bundle is signed (see `signing`).
 """
 
 from __future__ import annotations
@@ -45,22 +45,22 @@ __all__ = [
 ]
 
 PARITY = "parity.json"
-#: Model file suffix -> engine that runs it.
+#: Suffix of a model file -> engine that runs it.
 ENGINE_OF_SUFFIX = {".onnx": "onnx", ".tflite": "litert"}
-#: Largest `parity.json`, in bytes; it lists every flipped image and, if asked for, every layer.
+#: Maximum size of `parity.json` in bytes; it lists every flipped image and optionally every layer.
 LARGEST_PARITY = 16_000_000
 SIDECAR_SUFFIX = ".engine.json"
-REBUILD = "delete it, or build the plan anew: cxr-edge export BUNDLE --format tensorrt"
+REBUILD = "delete it, or rebuild the plan: cxr-edge export BUNDLE --format tensorrt"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A manifest and the folder that its files lie in.
+    """A manifest and the folder of its files.
 
     Attributes
     ----------
     signed
-        Names of the files that a trusted signature covers; None if no signature was asked for.
+        Names of the files that a trusted signature covers; None if no signature was requested.
     """
 
     folder: Path
@@ -69,24 +69,24 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | PathLike[str], trusted: str | PathLike[str] | None = None) -> Bundle:
-        """Open a bundle folder, or a lone model file by the facts inside it.
+        """Open a bundle folder, or a lone model file with the facts inside it.
 
         Parameters
         ----------
         path
             The folder or the file.
         trusted
-            Public key (PEM file) that the bundle must be signed with. Nothing that the signature does not cover is
-            used then: TensorRT plans and a `parity.json` that were added later are as if they were not there.
+            Public key (PEM file). The bundle must be signed with it. Files that the signature does not cover are then
+            ignored, such as TensorRT plans and a `parity.json` that were added later.
 
         Raises
         ------
         BundleError
             If there is no bundle at `path`, or its manifest cannot be used.
         IntegrityError
-            If its signature is missing or bad, or a lone file differs from the digest inside it.
+            If its signature is missing or invalid, or a lone file differs from its digest.
         MissingExtraError
-            If a signature is to be checked and `[sign]` is not installed.
+            If a signature must be checked and `[sign]` is not installed.
         """
         path = Path(path)
         try:
@@ -117,12 +117,12 @@ class Bundle:
         return min(files, key=_rank, default=None)
 
     def check(self, file: ModelFile) -> Path:
-        """Path of a file, once its content is what the manifest vouches for.
+        """Compare a file with the manifest and return its path.
 
         Raises
         ------
         IntegrityError
-            If the file is missing, cut short or changed, or a link out of the bundle.
+            If the file is missing, truncated or changed, or a link out of the bundle.
         """
         path = _inside(self.folder, file.path)
         try:
@@ -140,15 +140,15 @@ class Bundle:
 
     @cached_property
     def parity(self) -> Mapping[str, Any]:
-        """What `cxr-edge verify` last found (`parity.json`); empty if there is none or the signature does not cover it.
+        """The last result of `cxr-edge verify` (`parity.json`); empty if it is missing or not covered by the signature.
 
         Raises
         ------
         BundleError
-            If it cannot be used.
+            If the file is invalid.
         """
         path = self.folder / PARITY
-        # A lone file's folder need not be that of its bundle.
+        # The folder of a lone file need not be its bundle.
         if not path.is_file() or not self._covers(PARITY) or not (self.folder / MANIFEST).is_file():
             return {}
         document = Document(str(path), "run `cxr-edge verify` again, or delete the file")
@@ -156,23 +156,23 @@ class Bundle:
         return _checked_parity(document, data)
 
     def verified(self, file: ModelFile) -> bool | None:
-        """Whether `verify` passed this very file (by sha256); None if it never ran on it."""
+        """Whether `verify` passed this file (by sha256); None if it never ran on it."""
         row = self._row(file)
         return None if row is None else bool(row["passed"])
 
     def warning(self, file: ModelFile) -> str | None:
-        """Why this file may decide otherwise than the trained network, as far as `parity.json` tells.
+        """Why this file may decide differently from the trained network, according to `parity.json`.
 
-        None if it passed on all images under the default gates or stricter ones, or if there is no `parity.json`.
+        None if it passed on all images with the default gates or stricter ones, or if there is no `parity.json`.
         """
         if not self.parity:
             return None
         row = self._row(file)
         if row is None:
-            return f"{file.path}: {PARITY} tells nothing of this file; run `cxr-edge verify`"
+            return f"{file.path}: {PARITY} does not mention this file; run `cxr-edge verify`"
         if not row["passed"]:
             return f"{file.path} failed its gate in `cxr-edge verify`: it may decide otherwise than the trained network"
-        # Records of before these two fields were all full runs, or nobody can tell.
+        # Older records lack these two fields; they count as complete runs.
         if self.parity.get("complete", True) is not True:
             return f"{file.path} was verified on {self.parity.get('images')} images only; run `cxr-edge verify` on all"
         if row.get("default_gates", True) is not True:
@@ -187,7 +187,7 @@ class Bundle:
         return self.signed is None or name in self.signed
 
     def _sidecars(self) -> list[str]:
-        """Names of the sidecars of TensorRT plans that may be used."""
+        """Names of the sidecars of usable TensorRT plans."""
         names = sorted(path.name for path in self.folder.glob(f"*{SIDECAR_SUFFIX}"))
         return [name for name in names if self._covers(name) and self._covers(name.removesuffix(".json"))]
 
@@ -207,11 +207,11 @@ def sha256(path: Path) -> str:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """Path of a bundle's file; IntegrityError if a symbolic link leads out of the bundle."""
+    """Path of a file of a bundle; raise IntegrityError if a symbolic link leads out of the bundle."""
     path = folder / name
     try:
         target, root = path.resolve(), folder.resolve()
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
         raise IntegrityError(
             f"{path}: found a link that leads nowhere; copy the file itself into the bundle"
         ) from error
@@ -228,7 +228,7 @@ def _read(folder: Path, name: str, limit: int, remedy: str) -> bytes:
 
 
 def _plan(folder: Path, sidecar: str) -> ModelFile:
-    """A TensorRT plan, built on the device after the manifest was written; its sidecar vouches for it."""
+    """Read the sidecar of a TensorRT plan, which was built on the device after the manifest was written."""
     document = Document(str(folder / sidecar), REBUILD)
     data = document.parse(_read(folder, sidecar, LARGEST_MANIFEST, REBUILD))
     file = document.build(ModelFile, data.get("file") if isinstance(data, dict) else data, "file")
@@ -243,12 +243,12 @@ def _plan(folder: Path, sidecar: str) -> ModelFile:
 
 def _open_lone(path: Path, must_be_signed: bool) -> Bundle:
     if must_be_signed:
-        raise IntegrityError(f"{path}: a lone file carries no signature; name the folder of its signed bundle")
+        raise IntegrityError(f"{path}: a lone file has no signature; name the folder of its signed bundle")
     facts = read_facts(path)
     if facts is None:
         raise BundleError(
-            f"{path}: carries no cxr-edge facts, so nobody knows how to feed it; export it with cxr-edge, or copy it "
-            "again if it was"
+            f"{path}: contains no cxr-edge facts, so its input is unknown; export it with cxr-edge, or copy it "
+            "again if it was exported with cxr-edge"
         )
     manifest = Manifest.from_json(facts.text, str(path), embedded=True)
     if manifest.companions:
@@ -264,7 +264,7 @@ def _open_lone(path: Path, must_be_signed: bool) -> Bundle:
         raise BundleError(f"{path}: found facts of a file for {itself.engine}; give the file back its own suffix")
     try:
         check_digest(path, facts, itself.sha256)
-        # The entry inside says engine and precision; the hash of the whole file is measured.
+        # The facts inside give engine and precision; the hash of the whole file is computed here.
         itself = replace(itself, path=path.name, sha256=sha256(path), bytes=path.stat().st_size)
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror}); copy it again") from error
@@ -272,7 +272,7 @@ def _open_lone(path: Path, must_be_signed: bool) -> Bundle:
 
 
 def _checked_parity(document: Document, data: object) -> Mapping[str, Any]:
-    """Refuse a `parity.json` that lacks what is read of it here; what else it holds is for people."""
+    """Refuse a `parity.json` without the fields that are used here; other fields are not checked."""
     if not isinstance(data, dict) or not isinstance(data.get("files"), list):
         raise document.error("files", "no list", "a list of files")
     for row, entry in enumerate(data["files"]):

@@ -1,9 +1,9 @@
-"""The manifest's facts inside a lone model file, and the digest among them that covers the file.
+"""Facts of the manifest inside a lone model file, and the digest that covers both.
 
-An ONNX file holds the facts in `metadata_props`, a TFLite file in a zip appended to the flatbuffer, as TFLite metadata
-packs associated files. Both are read here without the engine's library, so that a damaged file is refused before
-native code sees it. The facts' own `sha256` is that of the file without the facts, followed by the facts with zeros in
-the digest's place; files exported before there was a digest have none.
+An ONNX file stores the facts in `metadata_props`. A TFLite file stores them in a zip archive appended to the
+flatbuffer, like the associated files of TFLite metadata. Both are read here without the library of the engine, so a
+damaged file is refused before native code reads it. The `sha256` in the facts is the hash of the file without the
+facts, followed by the facts with zeros in place of the digest. Files of earlier versions have no digest.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import BinaryIO
 from cxr_edge.runtime.bundles.manifest import LARGEST_MANIFEST, MANIFEST, UNKNOWN_SHA256
 from cxr_edge.runtime.errors import BundleError, IntegrityError
 
-#: Key of the manifest's facts in an ONNX file's metadata.
+#: Key of the facts in the metadata of an ONNX file.
 METADATA_KEY = "cxr_edge_manifest"
-#: Stands in the facts where the digest will stand.
+#: Placeholder of the digest in the facts.
 PLACEHOLDER = "0" * 64
-#: Most fields at the top level of an ONNX file; there are about ten.
+#: Maximum number of top-level fields of an ONNX file; usually there are about ten.
 MOST_FIELDS = 10_000
 BLOCK = 1 << 20
 #: Field numbers in onnx.proto: ModelProto.metadata_props, StringStringEntryProto.key and value. Protobuf's wire types.
@@ -31,14 +31,14 @@ VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 
 @dataclass(frozen=True)
 class Facts:
-    """The facts in a model file: their text, and the ranges of bytes, start to end, that are the model itself."""
+    """The facts in a model file: their text, and the byte ranges (start, end) of the model itself."""
 
     text: bytes
     model: Sequence[tuple[int, int]]
 
 
 def read_facts(path: Path) -> Facts | None:
-    """Find the facts inside a model file; None if it has none.
+    """Read the facts inside a model file; None if it has none.
 
     Raises
     ------
@@ -52,12 +52,12 @@ def read_facts(path: Path) -> Facts | None:
 
 
 def seal(facts: str, model: bytes) -> str:
-    """Put the digest over model and facts into the facts, in place of `PLACEHOLDER`."""
+    """Replace `PLACEHOLDER` in the facts by the digest over model and facts."""
     return facts.replace(PLACEHOLDER, hashlib.sha256(model + facts.encode()).hexdigest())
 
 
 def check_digest(path: Path, facts: Facts, digest: str) -> None:
-    """Hold a model file to the digest in its facts, if they have one.
+    """Compare a model file with the digest in its facts, if they have one.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def _facts_of_tflite(path: Path) -> Facts | None:
         with zipfile.ZipFile(path) as archive, archive.open(MANIFEST) as entry:
             text = entry.read(LARGEST_MANIFEST + 1)
             start = min(info.header_offset for info in archive.infolist())
-    # What zipfile raises for a broken archive, an unknown or encrypted member, or none of that name.
+    # zipfile raises these for a broken archive, and for an unknown, encrypted or missing member.
     except (zipfile.BadZipFile, KeyError, ValueError, RuntimeError, OverflowError, EOFError, struct.error, zlib.error):
         return None
     return Facts(text, [(0, start)]) if len(text) <= LARGEST_MANIFEST and start >= 0 else None
@@ -113,7 +113,7 @@ def _facts_of_onnx(path: Path) -> Facts | None:
 
 
 def _fields(stream: BinaryIO, size: int) -> Iterator[tuple[int, int, int, int]]:
-    """Fields of a protobuf message that reaches to `size`: number, and where its tag, its content and its end are."""
+    """Fields of a protobuf message that ends at `size`: number, and positions of its tag, content and end."""
     for _ in range(MOST_FIELDS):
         if (tag_at := stream.tell()) >= size:
             return
@@ -134,7 +134,7 @@ def _fields(stream: BinaryIO, size: int) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _strings(stream: BinaryIO, end: int) -> dict[int, bytes]:
-    """The fields of a message of texts, by number."""
+    """Fields of a message that contains only texts, by number."""
     found = {}
     for number, _, start, stop in _fields(stream, end):
         stream.seek(start)

@@ -1,7 +1,7 @@
-"""JSON objects as frozen dataclasses, checked field by field.
+"""Conversion of JSON objects to frozen dataclasses, with a check of every field.
 
-A dataclass declares what its JSON must be by annotations: `Annotated[float, Rule(...)]` adds a condition to a type.
-Nothing is converted but lists to tuples and whole numbers to floats where a float is declared.
+The annotations of a dataclass declare its JSON: `Annotated[float, Rule(...)]` adds a condition to a type. Lists become
+tuples, and integers become floats where a float is declared; nothing else is converted.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 from cxr_edge.runtime.errors import BundleError
 
 T = TypeVar("T")
-#: Deepest nesting of objects and lists; a manifest nests 5 deep, parity.json 7.
+#: Maximum nesting of objects and lists; a manifest has 5 levels, parity.json 7.
 MAX_DEPTH = 32
-#: Longest piece of a wrong value that an error quotes.
+#: Maximum length of a wrong value in an error.
 QUOTED = 60
-#: Metadata of a field whose default is for Python only: JSON must say it.
+#: Metadata of a field whose default is for Python only: JSON must contain it.
 REQUIRED = {"required": True}
 TYPES: Mapping[type, str] = {str: "text", int: "a whole number", bool: "true or false"}
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A condition on a value beyond its type, and the words of an error for it."""
+    """A condition on a value beyond its type, and its description for errors."""
 
     expected: str
     holds: Callable[[Any], bool]
 
 
 def one_of(*values: object) -> Rule:
-    """The value is one of a few known ones."""
+    """Require one of the given values."""
     return Rule(" or ".join(json.dumps(value) for value in values), lambda value: value in values)
 
 
 @dataclass(frozen=True)
 class Document:
-    """A JSON text under examination.
+    """A JSON text that is checked.
 
     Attributes
     ----------
     name
-        Of the file, for errors.
+        Name of the file, for errors.
     remedy
-        What the user should do if the text cannot be used, for errors.
+        Advice to the user, for errors.
     """
 
     name: str
@@ -61,12 +61,12 @@ class Document:
         return BundleError(f"{where}: found {found}, expected {expected}; {self.remedy}")
 
     def parse(self, text: str | bytes) -> Any:
-        """Decode the text strictly: no NaN, no infinity, no key twice, no deep nesting, only text that can be printed.
+        """Parse the text strictly: no NaN, no infinity, no duplicate keys, no deep nesting, only valid Unicode.
 
         Raises
         ------
         BundleError
-            If it is not such JSON.
+            If the text violates these rules.
         """
         try:
             data = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
@@ -76,14 +76,14 @@ class Document:
         return data
 
     def build(self, cls: type[T], data: object, field: str = "") -> T:
-        """Make a dataclass of a JSON object that has exactly its fields; those with a default may be missing from it.
+        """Create a dataclass from a JSON object with exactly its fields; those with a default may be missing.
 
-        A field with a default and the metadata `REQUIRED` must be there all the same.
+        A field with the metadata `REQUIRED` must be present even if it has a default.
 
         Raises
         ------
         BundleError
-            If a field is missing, unknown, of another type or breaks a rule.
+            If a field is missing, unknown, of a wrong type, or breaks a rule.
         """
         if not isinstance(data, dict):
             raise self.error(field, _quote(data), "an object")
@@ -101,7 +101,7 @@ class Document:
         return cls(**values)
 
     def _value(self, kind: Any, value: object, field: str, expected: str | None = None) -> Any:
-        """A JSON value as the type `kind`, which is one of those that `_expected` knows; `expected` says it better."""
+        """Convert a JSON value to the type `kind`, one of those in `_expected`; `expected` replaces its description."""
         if get_origin(kind) is Annotated:
             inner, rule = get_args(kind)
             built = self._value(inner, value, field, rule.expected)
@@ -123,7 +123,7 @@ class Document:
 
 
 def read_limited(path: Path, limit: int, remedy: str) -> bytes:
-    """Content of a small file.
+    """Read a small file.
 
     Raises
     ------
@@ -151,7 +151,7 @@ def _kinds(cls: type) -> dict[str, Any]:
 
 
 def _expected(kind: Any) -> str:
-    """A type, in words."""
+    """Description of a type."""
     if get_origin(kind) is Annotated:
         return str(get_args(kind)[1].expected)
     if get_origin(kind) is UnionType:
@@ -169,7 +169,7 @@ def _quote(value: object) -> str:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     data = dict(pairs)
     if len(data) < len(pairs):
-        raise ValueError("a key stands twice in one object")
+        raise ValueError("a key occurs twice in one object")
     return data
 
 
@@ -178,7 +178,7 @@ def _refuse_constant(constant: str) -> None:
 
 
 def _check_tree(data: object) -> None:
-    """ValueError if a value is nested too deep, is a number beyond double precision, or text that is no Unicode."""
+    """Raise ValueError for too deep nesting, numbers beyond double precision, and invalid Unicode."""
     level = [data]
     for _ in range(MAX_DEPTH):
         inner: list[object] = []

@@ -1,4 +1,4 @@
-"""The manifest: the facts of a model, and what each of them must be."""
+"""The manifest of a bundle: the facts of a model and the rules for each field."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cxr_edge.runtime.errors import UsageError
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-#: Largest manifest, in bytes; usual are 5,000.
+#: Maximum size of a manifest in bytes; usually it has 5,000.
 LARGEST_MANIFEST = 1_000_000
 REMEDY = "copy the whole bundle again, or export it again"
-#: Longest text of a field, and largest side of an image, in pixels: more is a broken manifest.
+#: Maximum length of a text field, and maximum side of an image in pixels.
 LONGEST_TEXT, LARGEST_SIDE = 10_000, 8192
-#: A sha256 that is not known: a file's own facts cannot hold the hash of the whole file.
+#: Unknown sha256: the facts inside a file cannot contain the hash of the whole file.
 UNKNOWN_SHA256 = ""
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+ -]{0,199}")
@@ -47,7 +47,7 @@ Probability = Annotated[float, Rule("a number in [0, 1]", lambda value: 0 <= val
 
 @dataclass(frozen=True)
 class InputContract:
-    """How the network is fed: raw grayscale pixels; the graph normalises."""
+    """The input of the network: raw grayscale pixels, which the graph normalises."""
 
     height: Side = 224
     width: Side = 224
@@ -60,9 +60,9 @@ class InputContract:
 
 @dataclass(frozen=True)
 class HeatmapGeometry:
-    """Where the cells of the heatmap lie in the network's input.
+    """Positions of the cells of the heatmap in the network's input.
 
-    The centre of cell (i, j)'s receptive field is the pixel (origin + stride·i, origin + stride·j).
+    The centre of the receptive field of cell (i, j) is the pixel (origin + stride·i, origin + stride·j).
     """
 
     stride: Positive
@@ -71,7 +71,7 @@ class HeatmapGeometry:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold on the probability, and how it was chosen."""
+    """A threshold on the probability, and the rule by which it was chosen."""
 
     name: Name
     threshold: Probability
@@ -80,7 +80,7 @@ class OperatingPoint:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """One file that the manifest vouches for."""
+    """One file of the bundle, with its hash and size."""
 
     path: FileName
     engine: Annotated[str, one_of("onnx", "litert", "tensorrt")]
@@ -93,10 +93,10 @@ class ModelFile:
 class Manifest:
     """The facts of a model; written by `cxr-edge export`.
 
-    `training` and `calibration` are provenance (data fingerprint, split, seed, versions): carried, not interpreted.
-    `companions` are files with other inputs or outputs than `files`, for others to run: nothing here decides with them.
-    `files` decide; `gradient` (d logit / d image) only explains, and is left out of old or small bundles.
-    The first operating point is the default. An image of more novelty than the threshold is not in distribution.
+    The runtime decides with `files`. `gradient` (d logit / d image) only explains decisions and is optional.
+    `companions` have other inputs or outputs and serve other clients; the runtime does not use them. `training` and
+    `calibration` record provenance (data fingerprint, split, seed, versions) and are not interpreted. The first
+    operating point is the default. An image with a novelty above the threshold is not in distribution.
     """
 
     name: Name
@@ -129,15 +129,15 @@ class Manifest:
         text
             JSON.
         name
-            Where it came from, for errors.
+            Name of the source, for errors.
         embedded
-            Whether it lies inside a model file, whose own sha256 it then cannot hold.
+            Whether it is stored inside a model file and therefore cannot contain the sha256 of that file.
 
         Raises
         ------
         BundleError
-            If it is not JSON, of another schema, or a field is missing, unknown, of a wrong type or out of range. The
-            error names the field.
+            If it is not JSON, has another schema, or a field is missing, unknown, of a wrong type or out of range.
+            The error names the field.
         """
         document = Document(name, REMEDY)
         if len(text) > LARGEST_MANIFEST:
@@ -157,11 +157,11 @@ class Manifest:
 
     @property
     def all_files(self) -> tuple[ModelFile, ...]:
-        """Every file that the manifest vouches for, those that decide nothing here too."""
+        """Every file of the manifest, including gradient and companions."""
         return (*self.files, *([self.gradient] if self.gradient else []), *self.companions)
 
     def operating_point(self, name: str | None = None) -> OperatingPoint:
-        """The operating point of that name; the default one without a name."""
+        """The operating point with this name; the default one if `name` is None. Raises UsageError if there is none."""
         for point in self.operating_points:
             if name in (None, point.name):
                 return point
@@ -170,7 +170,7 @@ class Manifest:
 
 
 def _check_unique(document: Document, field: str, key: str, names: Iterable[str]) -> None:
-    """Refuse a name that stands twice: nobody could say which of the two is meant."""
+    """Refuse duplicate names, because they would be ambiguous."""
     seen: set[str] = set()
     for name in names:
         if name in seen:

@@ -1,7 +1,7 @@
-"""Signatures of bundles, made and checked by the OpenSSF's `model-signing`.
+"""Signing of bundles and checking of signatures with the OpenSSF package `model-signing`.
 
-`model.sig` holds the sha256 of every file that was in the bundle when it was signed: manifest, model files,
-`parity.json`, golden inputs, TensorRT plans and their sidecars. The package's own command checks it too:
+`model.sig` contains the sha256 of every file in the bundle at the time of signing: manifest, model files,
+`parity.json`, golden inputs, TensorRT plans and their sidecars. The command of the package can check it as well:
 
     model_signing verify key BUNDLE --signature BUNDLE/model.sig --public_key KEY --ignore_unsigned_files
 """
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
 
 SIGNATURE = "model.sig"
 LARGEST_SIGNATURE = 1_000_000
-SIGN_AGAIN = "get the bundle anew from whom you trust, or sign it again: cxr-edge sign BUNDLE --key KEY"
+SIGN_AGAIN = "get the bundle again from a source that you trust, or sign it again: cxr-edge sign BUNDLE --key KEY"
 
 
 def sign(bundle: Bundle, private_key: Path, password: str | None = None) -> Path:
-    """Sign every file of a bundle; writes and returns the path of `model.sig`.
+    """Sign every file of a bundle; write `model.sig` and return its path.
 
     Parameters
     ----------
     bundle
-        Its files are checked against the manifest first.
+        The bundle; its files are first compared with the manifest.
     private_key
-        PEM file of an ECDSA key on the curve P-256, P-384 or P-521.
+        PEM file with an ECDSA key on the curve P-256, P-384 or P-521.
     password
-        Of the key, if it is encrypted.
+        Password of the key, if it is encrypted.
 
     Raises
     ------
     IntegrityError
-        If a file is not what the manifest vouches for.
+        If a file differs from the manifest.
     UsageError
         If the key cannot be used, or `model.sig` cannot be written.
     MissingExtraError
@@ -55,7 +55,7 @@ def sign(bundle: Bundle, private_key: Path, password: str | None = None) -> Path
         config = signing.Config().use_elliptic_key_signer(
             private_key=private_key, password=password.encode() if password else None
         )
-    except Exception as error:  # what `cryptography` raises for a key differs from one kind of key to the next
+    except Exception as error:  # the exceptions of `cryptography` depend on the kind of key
         raise UsageError(
             f"{private_key}: not a private key to sign with ({error}); make one: openssl ecparam -name prime256v1 "
             "-genkey -noout -out key.pem"
@@ -69,7 +69,7 @@ def sign(bundle: Bundle, private_key: Path, password: str | None = None) -> Path
 
 
 def verify(folder: Path, public_key: Path) -> frozenset[str]:
-    """Check the signature of a bundle folder against a trusted key.
+    """Verify the signature of a bundle folder with a trusted key.
 
     Returns
     -------
@@ -78,7 +78,7 @@ def verify(folder: Path, public_key: Path) -> frozenset[str]:
     Raises
     ------
     IntegrityError
-        If there is no signature, it was not made with that key, or a file that it covers is missing or changed.
+        If the signature is missing or was made with another key, or if a file that it covers is missing or changed.
     UsageError
         If the key cannot be used.
     MissingExtraError
@@ -97,7 +97,7 @@ def verify(folder: Path, public_key: Path) -> frozenset[str]:
         ) from error
     try:
         config.set_ignore_unsigned_files(True).verify(folder, path)
-    except Exception as error:  # model-signing lets through whatever its parsers raise
+    except Exception as error:  # model-signing does not catch the exceptions of its parsers
         changed = re.findall(r"Hash mismatch for \\?'([^'\\]+)", str(error))
         if changed:
             raise IntegrityError(f"{folder}: {', '.join(changed)} changed after signing; {SIGN_AGAIN}") from error
@@ -110,9 +110,9 @@ def verify(folder: Path, public_key: Path) -> frozenset[str]:
 
 
 def check_unlocked(folder: Path) -> None:
-    """Hold the manifest of a signed bundle to the sha256 in its signature, as far as that goes without a key.
+    """Compare the manifest of a signed bundle with the sha256 in its signature, without a key.
 
-    It finds accidents, such as an edited threshold; who edits the signature too is found only by `verify`.
+    This detects accidents such as an edited threshold. Only `verify` detects an attacker who edits both files.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def check_unlocked(folder: Path) -> None:
 
 
 def _digests(path: Path) -> Mapping[str, str]:
-    """Name -> sha256 of the files that a signature covers; the signature itself is not checked."""
+    """Name -> sha256 of the files that a signature covers; the signature itself is not verified."""
     import base64
 
     document = Document(str(path), SIGN_AGAIN)

@@ -1,1 +1,1 @@
-"""The command `cxr-edge` and what its runtime commands do."""
+"""The command line: the program `cxr-edge` and the commands of the runtime."""

@@ -1,4 +1,4 @@
-"""`python -m cxr_edge.runtime.cli`."""
+"""Entry point of `python -m cxr_edge.runtime.cli`."""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""`cxr-edge predict -o FILE`: a batch that can be interrupted.
+"""Batches that can be interrupted: `cxr-edge predict -o FILE`.
 
-Rows gather in the journal FILE.partial. When every image has one, FILE is written from it in one go, in the order asked
-for, and FILE.run.json beside it says what made it.
+Rows are collected in the journal FILE.partial. When every image has a row, FILE is written from it as a whole, in the
+order of the arguments. FILE.run.json records what produced it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cxr_edge.runtime.cli.journal import Facts, Journal, stamp_of
 from cxr_edge.runtime.errors import UsageError
 from cxr_edge.runtime.files import open_atomically, write_atomically
 
-#: Columns of a CSV, whatever its rows hold.
+#: Columns of a CSV file, whatever fields its rows have.
 COLUMNS = (
     "path", "label", "probability", "logit", "operating_point", "threshold", "novelty", "in_distribution", "error",
 )  # fmt: skip
@@ -35,30 +35,31 @@ def write_batch(
     output: Path,
     format: str | None = None,
 ) -> int:
-    """Decide on images and write one row for each to a file, going on where an earlier call was interrupted.
+    """Decide on images and write one row for each to a file; continue an interrupted call.
 
-    Rows of an earlier call are used again if they are no errors and their image file has the same size and time of
-    change. An image that is named twice gets two rows.
+    Rows of the earlier call are reused unless they are errors or the size or modification time of the image file
+    changed. An image that is named twice gets two rows.
 
     Parameters
     ----------
     decide
-        Images -> a row for each, in order, with its `path`, and `error` if it failed.
+        Returns one row for each image, in order, with its `path`, and `error` if it failed.
     facts
-        What `decide` makes rows with.
+        What produces the rows.
     format
-        `jsonl`, `csv` or `json`; by the suffix of `output` if None, else `jsonl`.
+        `jsonl`, `csv` or `json`; None means by the suffix of `output`, else `jsonl`.
 
     Returns
     -------
-    How many of the rows are errors.
+    The number of rows that are errors.
 
     Raises
     ------
     UsageError
-        If `output` is a folder or one of the images, if its journal is of another model, or another process writes it.
+        If `output` is a folder or one of the images, if its journal belongs to another model, or if another process
+        writes it.
     OutputError
-        If it cannot be written; the rows that are there are kept.
+        If it cannot be written; finished rows are kept.
     """
     format = _checked_format(format, output)
     _check_target(output, images)
@@ -80,12 +81,12 @@ def write_batch(
 def _checked_format(format: str | None, output: Path) -> str:
     chosen = format or {".csv": "csv", ".json": "json"}.get(output.suffix.lower(), "jsonl")
     if chosen not in WRITERS:
-        raise UsageError(f"--format {chosen} is for the screen; with -o choose one of: {', '.join(WRITERS)}")
+        raise UsageError(f"--format {chosen} is for the screen only; with -o choose one of: {', '.join(WRITERS)}")
     return chosen
 
 
 def _check_target(output: Path, images: Iterable[str]) -> None:
-    """Refuse to write where that cannot be meant."""
+    """Refuse a target that is a folder, no ordinary file, or one of the images."""
     if output.is_dir() or output.name in ("", ".."):
         raise UsageError(f"-o {output}: is a folder; name a file in it, for example {output / 'decisions.jsonl'}")
     if output.exists() and not output.is_file():
@@ -97,22 +98,22 @@ def _check_target(output: Path, images: Iterable[str]) -> None:
 
 @contextmanager
 def _resumable(journal: Journal, stamps: dict[str, Any]) -> Iterator[None]:
-    """Say after an interruption or an error what is kept and how to go on; SIGTERM interrupts as Ctrl-C does."""
+    """After an interruption or error, report what is kept and how to continue; SIGTERM acts like Ctrl-C."""
     try:
         with interrupted_by_sigterm():
             yield
     except BaseException:
         done = sum(journal.has(image, stamp) for image, stamp in stamps.items())
-        with suppress(OSError):  # standard error may be what failed
+        with suppress(OSError):  # standard error itself may have failed
             click.echo(
-                f"{done} of {len(stamps)} images are done and kept in {journal.path}; the same command goes on there",
+                f"{done} of {len(stamps)} images are done and kept in {journal.path}; run the same command to continue",
                 err=True,
             )
         raise
 
 
 def _write_result(rows: Iterable[Row], output: Path, format: str) -> int:
-    """Write the result whole; -> how many rows are errors."""
+    """Write the complete result; return the number of rows that are errors."""
     failed = 0
 
     def counted() -> Iterator[Row]:
@@ -121,10 +122,10 @@ def _write_result(rows: Iterable[Row], output: Path, format: str) -> int:
             failed += "error" in row
             yield row
 
-    # The facts of an earlier result must not stand beside this one.
+    # The facts of an earlier result must not remain beside this one.
     _facts_path(output).unlink(missing_ok=True)
     with open_atomically(output, sync=True) as stream:
-        # Names of files need not be UTF-8; surrogateescape writes them as they are.
+        # File names need not be UTF-8; surrogateescape writes them unchanged.
         text = TextIOWrapper(stream, "utf-8", "surrogateescape", newline="")
         WRITERS[format](text, counted())
         text.detach()
@@ -140,7 +141,7 @@ def _write_jsonl(stream: TextIO, rows: Iterable[Row]) -> None:
 
 
 def _write_json(stream: TextIO, rows: Iterable[Row]) -> None:
-    """One array, a row on each line, without holding all rows in memory."""
+    """Write one array with a row on each line, without keeping all rows in memory."""
     for number, row in enumerate(rows):
         stream.write(("[\n" if number == 0 else ",\n") + json.dumps(row))
     stream.write("\n]\n")

@@ -1,6 +1,6 @@
-"""`cxr-edge inspect` and `sign`.
+"""The commands `cxr-edge inspect` and `cxr-edge sign`.
 
-`--help` imports this module, so all that is slow to import is imported where it is used.
+`--help` imports this module, so functions import slow modules only when they need them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path), required=False)
 @trusted_option
-@click.option("--bom", is_flag=True, help="Print what it was made of and with: a CycloneDX ML-BOM, as JSON.")
+@click.option("--bom", is_flag=True, help="Print the bill of materials (CycloneDX ML-BOM, JSON).")
 @output_format("table", "json")
 def inspect(bundle: Path | None, trusted: Path | None, bom: bool, format: str) -> None:
-    """Show what a bundle or a lone model file says of itself, and check its files against it.
+    """Show the manifest of a bundle or lone model file, and check the files against it.
+
+    Without BUNDLE it shows the packaged model. It exits with 1 if a file was changed.
 
     \b
       cxr-edge inspect bundle
-      cxr-edge inspect bundle --trusted key.pub                 # exit 2 if the signature is missing or bad
+      cxr-edge inspect bundle --trusted key.pub                 # exit 2 if the signature is missing or invalid
       cxr-edge inspect bundle --bom > bom.json
     """
     from cxr_edge.runtime.bundles.bundle import Bundle
@@ -52,7 +54,7 @@ def inspect(bundle: Path | None, trusted: Path | None, bom: bool, format: str) -
 
 
 def _checked(bundle: Bundle, file: ModelFile) -> Row:
-    """A file's row of `inspect`; what is wrong with it goes to standard error."""
+    """The row of a file; problems are reported on standard error."""
     content = "intact"
     try:
         bundle.check(file)
@@ -90,13 +92,20 @@ def _summary(manifest: Manifest, signature: str) -> str:
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--key", type=click.Path(path_type=Path), required=True, help="Private ECDSA key, a PEM file.")
-@click.option("--password", prompt=True, prompt_required=False, hide_input=True, help="Of the key; asked for if empty.")
+@click.option("--key", type=click.Path(path_type=Path), required=True, help="Private ECDSA key (PEM file).")
+@click.option(
+    "--password",
+    prompt=True,
+    prompt_required=False,
+    hide_input=True,
+    help="Password of the key. Prompts if no value is given.",
+)
 def sign(bundle: Path, key: Path, password: str | None) -> None:
-    """Sign every file of a bundle with a private key; writes model.sig into it.
+    """Sign every file of a bundle with a private key; write model.sig into the bundle.
 
-    Whoever has the public key then knows that nothing was changed, thresholds included: --trusted of predict, explain
-    and inspect, or load(..., trusted=key) in Python. Sign last: after verify, and after a TensorRT plan was built.
+    With the public key, users can check that nothing was changed, including the thresholds: by --trusted of predict,
+    explain and inspect, or by load(..., trusted=key) in Python. Sign last, after verify and after building a TensorRT
+    plan.
 
     \b
       openssl ecparam -name prime256v1 -genkey -noout -out key.pem

@@ -1,4 +1,4 @@
-"""What every command shares: results on standard output in the format asked for, everything else on standard error."""
+"""Output of all commands: results go to standard output, everything else to standard error."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ Row = Mapping[str, Any]
 
 
 class Terminated(KeyboardInterrupt):
-    """The process was asked to end (SIGTERM), as by `kill`, `timeout` or a service manager."""
+    """The process was asked to end (SIGTERM), for example by `kill`, `timeout` or a service manager."""
 
 
 class ClosedPipeError(Exception):
-    """The reader of standard output has closed it, as `head` does.
+    """The reader of standard output closed the pipe, as `head` does.
 
-    Not an `OSError`: click answers a closed pipe with exit code 1, which means here that a check did not hold.
+    This is not an `OSError`, because click exits with 1 for a closed pipe, and here 1 means that a check did not hold.
     """
 
 
 @contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM raise `Terminated` inside the block, so that what is done can be kept and said.
+    """Make SIGTERM raise `Terminated` inside the block, so that finished work can be kept and reported.
 
-    Only in the main thread, where Python allows signal handlers; elsewhere nothing changes.
+    This works in the main thread only, because Python allows signal handlers nowhere else.
     """
     import signal
     import threading
@@ -47,26 +47,26 @@ def interrupted_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-#: The option --trusted, of every command that opens a bundle to use it.
+#: The option --trusted, for every command that uses a bundle.
 trusted_option = click.option(
     "--trusted",
     type=click.Path(path_type=Path),
     metavar="KEY.pub",
-    help="Refuse the bundle unless it is signed with this key.",
+    help="Refuse the bundle unless it is signed with this key (PEM file).",
 )
 
 
 def output_format(*formats: str) -> Callable[[F], F]:
-    """The option --format, first choice as default."""
+    """Add the option --format; the first choice is the default."""
     return click.option(
-        "--format", "format", type=click.Choice(formats), default=formats[0], show_default=True, help="Of the result."
+        "--format", "format", type=click.Choice(formats), default=formats[0], show_default=True, help="Output format."
     )
 
 
 def emit(result: Row | Iterable[Row], format: str) -> None:
     """Print a result: one object, or rows.
 
-    `json` is one document, `jsonl` a line for each row as it comes, `csv` and `table` the scalar fields of the rows.
+    `json` gives one document, `jsonl` one line for each row at once, and `csv` and `table` the scalar fields.
     """
     import csv
     import json
@@ -88,7 +88,7 @@ def emit(result: Row | Iterable[Row], format: str) -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Rows as aligned columns under their keys."""
+    """Format rows as aligned columns below their keys."""
     header = list(dict.fromkeys(key for row in rows for key in row))
     cells = [header, *([_cell(row.get(key)) for key in header] for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
@@ -100,7 +100,7 @@ def _rows(result: Row | Iterable[Row]) -> Iterable[Row]:
 
 
 def scalars(row: Row) -> dict[str, Any]:
-    """Give a row without its nested fields, an error as one text."""
+    """Return a row without nested fields; an error becomes one text."""
     flat = {key: value for key, value in row.items() if not isinstance(value, (Mapping, list))}
     if isinstance(error := row.get("error"), Mapping):
         flat["error"] = f"{error['type']}: {error['message']}"

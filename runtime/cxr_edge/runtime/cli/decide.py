@@ -1,6 +1,6 @@
-"""`cxr-edge predict` and `explain`.
+"""The commands `cxr-edge predict` and `cxr-edge explain`.
 
-`--help` imports this module, so all that needs numpy, OpenCV or an engine is imported where it is used.
+`--help` imports this module, so functions import numpy, OpenCV and engines only when they need them.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 STDIN = "-"
-#: Batches shorter than this end before a progress bar is read.
+#: Shorter batches get no progress bar.
 LONG_BATCH = 50
 
 
 def model_options(function: F) -> F:
-    """The options that choose a model, an engine and a threshold."""
+    """Add the options that choose a model, an engine and a threshold."""
     for option in (
         trusted_option,
         click.option(
@@ -43,11 +43,15 @@ def model_options(function: F) -> F:
             type=click.IntRange(1),
             default=MAX_PIXELS,
             show_default=True,
-            help="Refuse image files with more pixels.",
+            help="Refuse image files with more pixels than this.",
         ),
-        click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine.  [default: cores, up to 4]"),
         click.option(
-            "--operating-point", metavar="NAME", help="Threshold to decide by.  [default: the manifest's first]"
+            "--threads", type=click.IntRange(1), help="CPU threads of the engine.  [default: number of cores, up to 4]"
+        ),
+        click.option(
+            "--operating-point",
+            metavar="NAME",
+            help="Operating point to decide by.  [default: the first in the manifest]",
         ),
         click.option(
             "--precision",
@@ -56,8 +60,20 @@ def model_options(function: F) -> F:
             show_default=True,
             help=f"Precision of the file: {', '.join(PRECISIONS)} or another of the bundle; auto is the most exact.",
         ),
-        click.option("--engine", type=click.Choice(("auto", *ENGINE_NAMES)), default="auto", show_default=True),
-        click.option("-m", "--model", "bundle", type=click.Path(), help="Bundle folder or lone model file."),
+        click.option(
+            "--engine",
+            type=click.Choice(("auto", *ENGINE_NAMES)),
+            default="auto",
+            show_default=True,
+            help="Inference engine. auto takes the first one that is installed.",
+        ),
+        click.option(
+            "-m",
+            "--model",
+            "bundle",
+            type=click.Path(),
+            help="Bundle folder or lone model file.  [default: the packaged model]",
+        ),
     ):
         function = option(function)
     return function
@@ -66,25 +82,27 @@ def model_options(function: F) -> F:
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="IMAGE|DIR|-...")
 @model_options
-@click.option("-o", "--output", "target", type=click.Path(), metavar="FILE", help="Write the result here.")
+@click.option("-o", "--output", "target", type=click.Path(), metavar="FILE", help="Write the result to this file.")
 @click.option(
     "--format",
     type=click.Choice(("table", "json", "jsonl", "csv")),
-    help="Of the result.  [default: table; with -o by the suffix of FILE: .csv, .json, else jsonl]",
+    help="Format of the result.  [default: table; with -o by the suffix of FILE: .csv, .json, else jsonl]",
 )
 def predict(sources: Sequence[str], target: str | None, format: str | None, **model: Any) -> None:
-    """Decide on radiographs: normal or pneumonia.
+    """Classify radiographs as normal or pneumonia.
 
-    IMAGE is a JPEG, PNG, TIFF, BMP, WebP or DICOM file, DIR a folder of them, - an image on standard input.
+    IMAGE is a JPEG, PNG, TIFF, BMP, WebP or DICOM file. DIR is a folder of such files. - reads an image from standard
+    input.
 
     \b
       cxr-edge predict -m bundle xray.jpeg
       cxr-edge predict -m bundle folder --format csv > decisions.csv
       cxr-edge predict -m bundle folder -o decisions.jsonl
 
-    With -o, the rows gather in FILE.partial until all are there. After an interruption the same command goes on: images
-    that failed or changed are done again, and another model, engine, precision or operating point is an error. FILE,
-    which replaces an earlier result, has one row for each image, in the order given; FILE.run.json names the model.
+    With -o, rows are collected in FILE.partial until all images are done. After an interruption the same command
+    continues there and repeats only images that failed or changed. A different model, engine, precision or operating
+    point is an error. FILE replaces an earlier result and has one row for each image, in the order given.
+    FILE.run.json records what produced it.
     """
     from cxr_edge.runtime.predictor import load
 
@@ -103,21 +121,31 @@ def predict(sources: Sequence[str], target: str | None, format: str | None, **mo
 @click.argument("sources", nargs=-1, required=True, metavar="IMAGE|DIR|-...")
 @model_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the pictures.")
-@click.option("--method", type=click.Choice(METHODS), default=METHODS[0], show_default=True)
 @click.option(
-    "--max-steps", type=click.IntRange(1), default=MAX_STEPS, show_default=True, help="Of ig: along the path."
+    "--method",
+    type=click.Choice(METHODS),
+    default=METHODS[0],
+    show_default=True,
+    help="Grad-CAM or integrated gradients.",
 )
 @click.option(
-    "--baseline", type=click.Choice(BASELINES), default=BASELINES[0], show_default=True, help="Of ig: where it starts."
+    "--max-steps", type=click.IntRange(1), default=MAX_STEPS, show_default=True, help="For ig: maximum number of steps."
+)
+@click.option(
+    "--baseline",
+    type=click.Choice(BASELINES),
+    default=BASELINES[0],
+    show_default=True,
+    help="For ig: image at the start of the path.",
 )
 @output_format("table", "json", "jsonl", "csv")
 def explain(
     sources: Sequence[str], output: Path, method: str, max_steps: int, baseline: str, format: str, **model: Any
 ) -> None:
-    """Draw where a decision comes from, over each radiograph, as PNG.
+    """Draw the evidence for each decision over the radiograph, as a PNG file.
 
-    gradcam shows which regions speak for pneumonia; ig (integrated gradients) which pixels do, and which speak against
-    it. ig takes hundreds of times as long, and needs a bundle with gradient.onnx and cxr-edge[onnx].
+    gradcam shows which regions are evidence for pneumonia. ig (integrated gradients) shows which pixels are evidence
+    for or against it. ig takes hundreds of times as long, and needs a bundle with gradient.onnx and cxr-edge[onnx].
 
     \b
       cxr-edge explain -m bundle xray.jpeg -o pictures
@@ -175,7 +203,7 @@ def _predict_to_file(predictor: Predictor, images: Sequence[str], output: Path, 
 
 
 def _output_file(target: str) -> Path:
-    """The path of -o; a name that ends as a folder's is no file, even if there is no such folder."""
+    """The path of -o; a name that ends with a separator is a folder, even if it does not exist."""
     if target.endswith(("/", os.sep)):
         raise UsageError(f"-o {target}: is a folder; name a file in it, for example {target}decisions.jsonl")
     return Path(target)
@@ -198,7 +226,7 @@ def _source(path: str) -> ImageSource:
 
 
 def _unique_stems(images: Sequence[str]) -> list[str]:
-    """A file name for each picture: the image's stem, numbered where an earlier image has it."""
+    """A file name for each picture: the stem of the image, with a number if an earlier image has the same stem."""
     last: dict[str, int] = {}
     names: dict[str, None] = {}
     for image in images:
@@ -215,7 +243,7 @@ def _error(error: CxrEdgeError) -> dict[str, Any]:
 
 
 def _watched(rows: Iterable[Row], total: int, failed: list[str]) -> Iterator[Row]:
-    """Pass rows on behind a progress bar, noting which are errors and saying so on standard error."""
+    """Pass rows on with a progress bar; collect failed paths and report them on standard error."""
     with click.progressbar(rows, total, file=sys.stderr, hidden=total < LONG_BATCH) as bar:
         for row in bar:
             if "error" in row:

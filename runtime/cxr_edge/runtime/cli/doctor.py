@@ -1,4 +1,4 @@
-"""`cxr-edge doctor`: what can run on this machine."""
+"""The command `cxr-edge doctor`, which shows what can run on this machine."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import click
 from cxr_edge.runtime.cli.console import Row, emit, output_format
 from cxr_edge.runtime.errors import EXIT_CHECK_FAILED, CxrEdgeError, MissingDecoderError
 
-#: Modules of the core -> (check, what to run where one is missing). What provides them differs: JetPack and Linux
-#: distributions package OpenCV themselves.
+#: Module -> (check, command that installs it). The provider differs: JetPack and Linux distributions have their own
+#: packages of OpenCV.
 PACKAGES = {
     "numpy": ("numpy", "pip install numpy"),
     "cv2": ("opencv", "pip install opencv-python-headless"),
     "simplejpeg": ("JPEG decoder", "pip install simplejpeg"),
 }
-#: NVIDIA's system image for Jetsons has this file.
+#: This file exists in NVIDIA's system image for Jetsons.
 JETSON = Path("/etc/nv_tegra_release")
-#: cxr-edge[onnx-gpu] cannot be installed there: JetPack 6 has Python 3.10, for which PyPI has no onnxruntime-gpu.
+#: cxr-edge[onnx-gpu] cannot be installed on JetPack 6: PyPI has no onnxruntime-gpu for its Python 3.10 on aarch64.
 JETSON_GPU = "on the GPU: JetPack's own TensorRT, or onnxruntime-gpu from NVIDIA's Jetson index (docs/jetson.md)"
 INSTALL_DICOM = "pip install 'cxr-edge[dicom]'"
 
@@ -33,7 +33,7 @@ INSTALL_DICOM = "pip install 'cxr-edge[dicom]'"
 @click.option("-m", "--model", "bundle", type=click.Path(), help="Also run each file of this bundle once.")
 @output_format("table", "json", "csv")
 def doctor(bundle: str | None, format: str) -> None:
-    """Show what can run on this machine and what to install for the rest; exit 1 if no engine runs."""
+    """Show what can run on this machine and what to install; exit 1 if no engine runs."""
     engines = _engine_rows()
     rows: list[Row] = [
         _row("machine", "ok", f"{platform.system()} {platform.machine()}, {cpu_count()} cores"),
@@ -59,12 +59,12 @@ def _failed(rows: list[Row]) -> bool:
 
 
 def _package_row(module: str) -> Row:
-    """A package of the core, found by importing it, because it need not come from pip's package of that name."""
+    """Check a core module by importing it, because other packages than pip's may provide it."""
     check, command = PACKAGES[module]
     try:
-        with redirect_stdout(sys.stderr):  # without numpy OpenCV prints, into the result
+        with redirect_stdout(sys.stderr):  # without numpy, OpenCV prints to standard output
             found = import_module(module)
-    except Exception as error:  # a broken native library raises what its loader raises
+    except Exception as error:  # a broken native library may raise anything
         return _row(check, "failed", f"{module} does not import ({error}); run: {command}")
     owners = sorted(set(packages_distributions().get(module, ())))
     origin = ", ".join(owners) or "a package that pip does not know"
@@ -80,7 +80,7 @@ def _engine_rows() -> list[Row]:
 
 
 def _engine_row(engine: str) -> Row:
-    """An engine that is absent is no failure; one that is installed and does not import is."""
+    """Check an engine; a missing engine is not a failure, but one that cannot be imported is."""
     from cxr_edge.runtime.engines import ENGINES, missing_extra
 
     on_jetson = f"; {JETSON_GPU}" if engine == "onnx" and JETSON.is_file() else ""
@@ -89,7 +89,7 @@ def _engine_row(engine: str) -> Row:
     library = ENGINES[engine][1]
     try:
         module = import_module(library)
-    except Exception as error:  # a broken native library raises what its loader raises
+    except Exception as error:  # a broken native library may raise anything
         return _row(f"engine {engine}", "failed", f"{library} does not import: {error}")
     detail = f"{library} {getattr(module, '__version__', '')}".strip()
     if engine == "onnx":
@@ -99,7 +99,7 @@ def _engine_row(engine: str) -> Row:
 
 
 def _dicom_rows() -> list[Row]:
-    """What opens, found by opening a small file of each transfer syntax; a row more for each that does not."""
+    """Open a small file of each transfer syntax; one row for all that open, and one for each that does not."""
     from cxr_edge.runtime.imaging.dicom_pixels import SYNTAXES
     from cxr_edge.runtime.imaging.dicom_samples import SAMPLES
 
@@ -114,7 +114,7 @@ def _dicom_rows() -> list[Row]:
 
 
 def _dicom_state(syntax: str) -> tuple[str, str]:
-    """State and detail of one transfer syntax; it is ok only if the pixels are right."""
+    """State and detail of one transfer syntax; it is ok only if the pixels are correct."""
     from cxr_edge.runtime.imaging.dicom import decode_dicom
     from cxr_edge.runtime.imaging.dicom_samples import is_sample, sample
 
@@ -128,7 +128,7 @@ def _dicom_state(syntax: str) -> tuple[str, str]:
 
 
 def _bundle_rows(path: str) -> list[Row]:
-    """Load each file of a bundle that has its engine here, and decide on a blank image."""
+    """Load each file of a bundle whose engine is installed, and run it on a blank image."""
     import numpy as np
 
     from cxr_edge.runtime.bundles.bundle import Bundle

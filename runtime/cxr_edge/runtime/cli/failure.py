@@ -1,4 +1,4 @@
-"""What the command line answers when a command fails: a message on standard error and an exit code."""
+"""Messages and exit codes for commands that fail."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from cxr_edge.runtime.errors import (
 
 
 def answer(error: BaseException) -> int:
-    """Tell the user what an error means and what to do; -> the exit code.
+    """Print what an error means and what to do; return the exit code.
 
-    Surroundings that fail (files, memory, packages that are not installed) are the user's to mend, exit code 2. What
-    nothing expected is a defect of ours, 70; its traceback goes to a file.
+    Problems that the user can fix (files, memory, missing packages) give exit code 2. An unexpected exception is a
+    defect of cxr-edge and gives 70; its traceback is written to a file.
     """
     if isinstance(error, (ClosedPipeError, BrokenPipeError)):
         _give_up_broken_stdout()
@@ -49,30 +49,30 @@ def answer(error: BaseException) -> int:
 
 
 def _of_surroundings(error: BaseException) -> str | None:
-    """The message of an error that the user can mend; None if it is a defect."""
+    """The message of an error that the user can fix; None for a defect of cxr-edge."""
     if isinstance(error, CxrEdgeError):
         return str(error)
     if isinstance(error, MemoryError):
-        return "not enough memory; close other programs, or take smaller images"
+        return "not enough memory; close other programs, or use smaller images"
     if isinstance(error, ImportError) and not (error.name or "").startswith("cxr_edge"):
-        return f"{error}; a package is missing or broken here: `cxr-edge doctor` shows which, and what to install"
+        return f"{error}; a package is missing or broken: `cxr-edge doctor` shows which one and what to install"
     if isinstance(error, OSError):
         return _of_system(error)
     return None
 
 
 def _of_system(error: OSError) -> str:
-    """The message of an error of the operating system; that of a full disk names no file."""
+    """The message of an error of the operating system; for a full disk it names no file."""
     _give_up_broken_stdout()
     if error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path, its permissions and the free space"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
-        return f"standard output: cannot be written ({error.strerror}); free space there, or write elsewhere"
+        return f"standard output: cannot be written ({error.strerror}); free disk space, or write to another place"
     return f"{error}; check files, network and free space"
 
 
 def _report(error: BaseException) -> str:
-    """Write the traceback to a file; -> the line that asks for a report."""
+    """Write the traceback to a file; return the message that asks for a report."""
     text = (
         f"cxr-edge {version('cxr-edge')}, Python {platform.python_version()}, {platform.platform()}\n"
         f"{shlex.join(sys.argv)}\n\n{''.join(traceback.format_exception(error))}"
@@ -86,7 +86,9 @@ def _report(error: BaseException) -> str:
             file.write(text)
     except OSError:
         return f"{text}\n{asks} with the lines above"
-    return f"{asks} with {file.name}, which holds the traceback and your command line: take patients' names out first"
+    return (
+        f"{asks} with {file.name}, which contains the traceback and your command line; remove names of patients first"
+    )
 
 
 def _say(message: str) -> None:
@@ -95,7 +97,7 @@ def _say(message: str) -> None:
 
 
 def _give_up_broken_stdout() -> None:
-    """Lead standard output nowhere if it cannot be written: its buffer would fail again when Python exits."""
+    """Redirect a broken standard output to the null device, because its buffer would fail again at exit."""
     try:
         if sys.stdout:
             sys.stdout.flush()

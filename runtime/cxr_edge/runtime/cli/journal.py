@@ -1,8 +1,8 @@
-"""The rows of an unfinished batch, on disk, so that the same command can go on after an interruption.
+"""The journal of an unfinished batch, with which the same command can continue after an interruption.
 
-A journal is a file of JSON lines. The first line says what makes the rows (`Facts`). Each further line is one image's
-row, with the size and the time of change that its file had. Each line is handed to the operating system as soon as it
-is known, so that a killed process loses none. A power cut loses at most the rows of the last `SYNC_SECONDS` of work.
+A journal is a file of JSON lines. The first line records what produces the rows (`Facts`). Each further line is the
+row of one image, with the size and modification time of its file. Each line is passed to the operating system at once,
+so a killed process loses none. A power failure loses at most the rows of the last `SYNC_SECONDS`.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from cxr_edge.runtime.files import naming
 if TYPE_CHECKING:
     from cxr_edge.runtime.predictor import Predictor
 
-#: Size (bytes) and time of change (ns) of an image file; None for what has neither, as standard input.
+#: Size (bytes) and modification time (ns) of an image file; None for standard input and unreadable files.
 Stamp: TypeAlias = "tuple[int, int] | None"
-#: Rows that are younger than this may be lost in a power cut. Waiting for the disk after each row would cost more time
-#: than the network on a memory card.
+#: Rows younger than this may be lost in a power failure. On a memory card, waiting for the disk after each row would
+#: take longer than the network.
 SYNC_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What makes the rows of a batch. Runs share a journal only if theirs are equal.
+    """What produces the rows of a batch. Two runs share a journal only if their facts are equal.
 
     Attributes
     ----------
     bundle
-        The manifest's name.
+        Name in the manifest.
     model, model_sha256
-        The model file and its content.
+        Name and content of the model file.
     cxr_edge
-        The release of cxr-edge.
+        Version of cxr-edge.
     """
 
     bundle: str
@@ -58,7 +58,7 @@ class Facts:
 
     @classmethod
     def of(cls, predictor: Predictor) -> Facts:
-        """What a predictor makes rows with."""
+        """The facts of a predictor."""
         file, point = predictor.file, predictor.operating_point
         return cls(
             predictor.manifest.name, file.path, file.sha256, file.engine, file.precision, point.name, point.threshold,
@@ -68,7 +68,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class _Entry:
-    """Where the row of an image begins in the journal, and whether it can be used again."""
+    """Position of the row of an image in the journal, and whether it can be reused."""
 
     offset: int
     stamp: Stamp
@@ -76,19 +76,19 @@ class _Entry:
 
 
 class Journal:
-    """Rows on disk, found by image; held by one process at a time.
+    """Rows on disk, indexed by image; one process at a time may open it.
 
     Parameters
     ----------
     path
-        Of the journal; made with its folder if it is not there. A last line that was cut short is cut off.
+        Path of the journal. It and its folder are created if needed. An incomplete last line is removed.
     facts
-        What will make the rows that are appended.
+        What produces the rows that will be appended.
 
     Raises
     ------
     UsageError
-        If other facts made the rows that it has, if it is no journal, or if another process writes to it.
+        If its rows were produced with other facts, if it is not a journal, or if another process writes to it.
     OutputError
         If it cannot be written.
     """
@@ -116,17 +116,17 @@ class Journal:
         self._stream.close()
 
     def has(self, image: str, stamp: Stamp) -> bool:
-        """Whether there is a row of this image, not an error, and its file still has that stamp."""
+        """Whether the image has a row that is not an error and was written for this stamp."""
         entry = self._entries.get(image)
         return entry is not None and not entry.failed and stamp is not None and entry.stamp == stamp
 
     def append(self, row: Mapping[str, Any], stamp: Stamp) -> None:
-        """Add the row of an image, in place of an earlier one of it.
+        """Append the row of an image; it replaces an earlier row of the same image.
 
         Raises
         ------
         OutputError
-            If the disk is full; the journal then ends after the row before.
+            If the disk is full; the journal then ends after the previous row.
         """
         entry = _Entry(self._end, stamp, "error" in row)
         with naming(self.path):
@@ -137,18 +137,18 @@ class Journal:
         self._entries[row["path"]] = entry
 
     def rows(self, images: Iterable[str]) -> Iterator[dict[str, Any]]:
-        """The rows of these images, in this order; each has one."""
+        """Yield the rows of these images, in this order; each image must have one."""
         with self.path.open("rb") as reader:
             for image in images:
                 reader.seek(self._entries[image].offset)
                 yield json.loads(reader.readline())["row"]
 
     def delete(self) -> None:
-        """Remove the journal; its rows are in the result."""
+        """Delete the journal when its rows are in the result."""
         self.path.unlink(missing_ok=True)
 
     def _write(self, line: bytes) -> None:
-        """Append a whole line or nothing."""
+        """Append a complete line or nothing."""
         rest = memoryview(line)
         try:
             while rest:
@@ -160,7 +160,7 @@ class Journal:
         self._end += len(line)
 
     def _read(self, facts: Facts) -> int:
-        """Index the rows that are there; -> bytes of whole lines."""
+        """Index the existing rows; return the number of bytes in complete lines."""
         end, damaged = 0, 0
         with self.path.open("rb") as reader:
             for line in reader:
@@ -173,14 +173,14 @@ class Journal:
                 end += len(line)
         if damaged:
             warnings.warn(
-                f"{self.path}: {damaged} lines are not rows of images; those images are done again",
+                f"{self.path}: {damaged} lines are not rows of images; these images are processed again",
                 CxrEdgeWarning,
                 stacklevel=2,
             )
         return end
 
     def _index(self, line: bytes, offset: int) -> bool:
-        """Note the row in a line; -> whether there is one."""
+        """Index the row in a line; return whether there is one."""
         try:
             entry = json.loads(line)
             row, stamp = entry["row"], entry["stamp"]
@@ -194,7 +194,7 @@ class Journal:
 
 
 def stamp_of(image: str) -> Stamp:
-    """Size and time of change of an image file; None if it has none that can be read."""
+    """Size and modification time of an image file; None if they cannot be read."""
     try:
         status = Path(image).stat()
     except (OSError, ValueError):  # ValueError: a null character in the name
@@ -203,7 +203,7 @@ def stamp_of(image: str) -> Stamp:
 
 
 def _open_locked(path: Path) -> FileIO:
-    """Open a journal for appending, and keep other processes from it until it is closed."""
+    """Open a journal for appending and lock it against other processes until it is closed."""
     while True:
         stream = FileIO(path, "a+")
         try:
@@ -217,7 +217,7 @@ def _open_locked(path: Path) -> FileIO:
             raise UsageError(
                 f"{path}: another cxr-edge is writing to it; wait until it ends, or choose another FILE with -o"
             ) from error
-        stream.close()  # another process ended and removed the journal just before the lock was had: begin again
+        stream.close()  # another process removed the journal just before it was locked: try again
 
 
 def _lock(stream: FileIO) -> None:
@@ -230,7 +230,7 @@ def _lock(stream: FileIO) -> None:
     except BlockingIOError:
         raise
     except OSError:
-        return  # a file system that has no locks
+        return  # a file system without locks
 
 
 def _header(facts: Facts) -> bytes:
@@ -238,7 +238,7 @@ def _header(facts: Facts) -> bytes:
 
 
 def _check_header(path: Path, line: bytes, facts: Facts) -> None:
-    """Refuse rows that something else made; a header that was cut short has no rows after it."""
+    """Refuse rows that were produced with other facts; after an incomplete header there are no rows."""
     if _header(facts).startswith(line):
         return
     try:
@@ -252,14 +252,14 @@ def _check_header(path: Path, line: bytes, facts: Facts) -> None:
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise UsageError(
             f"{path}: its first line does not say which model made its rows; expected the journal of an interrupted "
-            f"`predict -o`, found {line[:40]!r}. Delete it to start anew, or choose another FILE with -o"
+            f"`predict -o`, found {line[:40]!r}. Delete it to start again, or choose another FILE with -o"
         ) from error
     raise UsageError(
-        f"{path}: the run that was interrupted had {'; '.join(differences)}. One result holds rows of one model only: "
-        f"repeat the earlier options to go on, or delete {path} to start anew"
+        f"{path}: the interrupted run had {'; '.join(differences)}. A result contains rows of one model only: "
+        f"repeat the earlier options to continue, or delete {path} to start again"
     )
 
 
 def _short(value: object) -> str:
-    """A value as it stands in a message: the first figures of a sha256 tell two files apart."""
+    """A value for a message; the first digits of a sha256 suffice to distinguish two files."""
     return f"{value[:12]}…" if isinstance(value, str) and len(value) == 64 else str(value)

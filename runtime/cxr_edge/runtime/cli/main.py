@@ -1,4 +1,4 @@
-"""The command `cxr-edge`: finds its commands through entry points, turns errors into messages and exit codes."""
+"""The program `cxr-edge`: loads its commands from entry points and turns errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import click
 from cxr_edge.runtime.cli.console import ClosedPipeError
 from cxr_edge.runtime.errors import CxrEdgeError, MissingExtraError
 
-#: Order of `--help`: the way of a model.
+#: Order of the commands in `--help`: the life of a model.
 ORDER = (
     "demo",
     "audit",
@@ -33,7 +33,7 @@ ORDER = (
 
 
 class Commands(click.Group):
-    """The commands of all installed layers, each loaded when it is asked for."""
+    """The commands of all installed stages, each loaded when it is needed."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -41,19 +41,19 @@ class Commands(click.Group):
         self._found = {e.name: e for e in self._distribution.entry_points if e.group == "cxr_edge.commands"}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of all commands, in the order of a model's way."""
+        """Names of all commands, in the order of `ORDER`."""
         return sorted(self._found, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """Load a command; its heavy imports wait until it runs."""
+        """Load a command; it imports heavy packages only when it runs."""
         return self._found[name].load() if name in self._found else None
 
     def extra_of(self, name: str) -> str | None:
-        """The extra that a command needs, by its entry point."""
+        """The extra that a command needs, as its entry point says."""
         return next(iter(self._found[name].extras), None)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands, each with the extra that it still lacks."""
+        """List the commands, each with the extra that is not installed yet."""
         rows = []
         for name in self.list_commands(ctx):
             command = self.get_command(ctx, name)
@@ -64,12 +64,12 @@ class Commands(click.Group):
             formatter.write_dl(rows)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Read the arguments; `--help` prints and ends here."""
+        """Parse the arguments; `--help` prints and exits here."""
         with _closed_pipe_is_ours():
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; a package that is missing becomes the extra that holds it."""
+        """Run a command; report a missing package as the extra that contains it."""
         try:
             with _closed_pipe_is_ours():
                 return super().invoke(ctx)
@@ -83,22 +83,23 @@ class Commands(click.Group):
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="cxr-edge", prog_name="cxr-edge")
 def cli() -> None:
-    """Chest radiographs -> a verified pneumonia classifier for small devices.
+    """Train, export, verify and run a pneumonia classifier for small devices.
 
     \b
       radiographs --train--> run --export--> bundle --verify--> gate --predict--> decision + heatmap
 
-    Research tool, not a medical device.
+    This is a research tool, not a medical device.
 
     \b
     Exit codes:
       0    done
       1    a gate or a check did not hold
-      2    wrong usage, a bad input, or a result that cannot be written
+      2    wrong usage, bad input, or a result that cannot be written
       3    some inputs of a batch failed; the others are done
-      70   a defect of cxr-edge; the message names a file to report it with
-      130  interrupted by Ctrl-C; 143 by SIGTERM
+      70   a defect of cxr-edge; the message names a file for the report
+      130  interrupted by Ctrl-C
       141  the reader of the output closed it early, as `head` does
+      143  terminated by SIGTERM
     """
 
 
@@ -106,11 +107,11 @@ def main() -> int:
     """Run the command line and return its exit code."""
     warnings.showwarning = _show_warning
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="surrogateescape")  # file names that are not UTF-8 are printed as they are
+        sys.stdout.reconfigure(errors="surrogateescape")  # prints file names that are not UTF-8 unchanged
     try:
         code = cli(standalone_mode=False)
         if sys.stdout:
-            sys.stdout.flush()  # so that a full disk or a closed pipe is noticed here
+            sys.stdout.flush()  # reports a full disk or a closed pipe here
         return code or 0
     except (Exception, KeyboardInterrupt) as error:
         from cxr_edge.runtime.cli.failure import answer
@@ -131,7 +132,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _is_installed(of: Distribution, extra: str) -> bool:
-    """Whether all packages of an extra are installed, those of the extras it includes too."""
+    """Whether all packages of an extra are installed, including those of the extras that it includes."""
     for requirement in of.requires or []:
         name, _, marker = requirement.partition(";")
         if f"extra == '{extra}'" not in marker.replace('"', "'"):

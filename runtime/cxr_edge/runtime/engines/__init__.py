@@ -1,4 +1,4 @@
-"""The engines, behind one protocol; each imports its library only when it is opened."""
+"""Selection of engines, which share one protocol and import their libraries only when opened."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from cxr_edge.runtime.errors import EngineError, MissingExtraError, UsageError
 
 __all__ = ["ENGINES", "Engine", "Outputs", "available_engines", "missing_extra", "open_engine", "select"]
 
-#: Engine -> (class, library it needs, extra that installs it), in the order of preference of `auto`: TensorRT only
-#: where an engine was built for this very device; LiteRT starts quicker and takes less memory than ONNX Runtime.
+#: Engine -> (class, library, extra that installs it), in the order of preference of `auto`. A TensorRT plan exists only
+#: if it was built on this device. LiteRT starts faster and needs less memory than ONNX Runtime.
 ENGINES = {
     "tensorrt": ("cxr_edge.runtime.engines.tensorrt:TensorRTEngine", "tensorrt", "tensorrt"),
     "litert": ("cxr_edge.runtime.engines.litert:LiteRTEngine", "ai_edge_litert", "tflite"),
@@ -21,26 +21,28 @@ ENGINES = {
 
 
 def missing_extra(engine: str) -> str | None:
-    """The extra to install before `engine` can run; None if its library is here."""
+    """The extra that must be installed before `engine` can run; None if its library is installed."""
     _, library, extra = ENGINES[engine]
     return None if find_spec(library) else extra
 
 
 def available_engines() -> list[str]:
-    """Engines whose library is installed, preferred first."""
+    """Engines whose library is installed, in order of preference."""
     return [name for name in ENGINES if missing_extra(name) is None]
 
 
 def select(bundle: Bundle, engine: str = "auto", precision: str = "auto") -> ModelFile:
-    """Choose the file of a bundle to run here.
+    """Choose the file of a bundle that will run here.
 
     Raises
     ------
     EngineError, MissingExtraError
-        If the engine is not installed, or the bundle has no file for it.
+        If the engine is not installed, or if the bundle has no file for it.
+    UsageError
+        If the engine is unknown.
     """
     if engine != "auto" and engine not in ENGINES:
-        raise UsageError(f"no engine {engine!r}; known: {', '.join(ENGINES)}")
+        raise UsageError(f"unknown engine {engine!r}; expected one of: {', '.join(ENGINES)}")
     if engine != "auto" and (extra := missing_extra(engine)):
         raise MissingExtraError(extra, ENGINES[engine][1])
     candidates = available_engines() if engine == "auto" else [engine]
@@ -58,7 +60,7 @@ def select(bundle: Bundle, engine: str = "auto", precision: str = "auto") -> Mod
 
 
 def open_engine(bundle: Bundle, file: ModelFile, threads: int = 1) -> Engine:
-    """Check a bundle's file and load it into its engine."""
+    """Check a file of a bundle and load it into its engine."""
     module, _, name = ENGINES[file.engine][0].partition(":")
     engine: Engine = getattr(import_module(module), name)(bundle.check(file), bundle.manifest.input, threads)
     return engine

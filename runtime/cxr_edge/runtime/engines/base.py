@@ -1,4 +1,4 @@
-"""What every engine does: raw pixels in, named outputs out."""
+"""The protocol of engines: raw pixels in, named outputs out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OUTPUTS = ("probability", "logit", "heatmap", "novelty")
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the deployment graph says of N images.
+    """Outputs of the deployment graph for N images.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class Outputs:
     logit
         (N,) float32, before temperature scaling.
     heatmap
-        (N, h, w) float32 ≥ 0: Grad-CAM of the logit; each cell's positive contribution to the logit.
+        (N, h, w) float32 ≥ 0: Grad-CAM, the positive contribution of each cell to the logit.
     novelty
         (N,) float32 ≥ 0: distance of the pooled features from the training set.
     """
@@ -41,32 +41,32 @@ class Outputs:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Outputs]) -> Outputs:
-        """Of all images of the parts, of which there is one at least."""
+        """Join the outputs of several batches; there must be at least one."""
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in OUTPUTS))
 
     def take(self, rows: npt.NDArray[np.integer]) -> Outputs:
-        """Of these images only."""
+        """Select the outputs of these images."""
         return Outputs(self.probability[rows], self.logit[rows], self.heatmap[rows], self.novelty[rows])
 
 
 class Engine(Protocol):
     """A model file loaded into an inference library."""
 
-    #: Where it really runs, for example "CPU, XNNPACK delegate".
+    #: Where the model actually runs, for example "CPU, XNNPACK delegate".
     backend: str
 
     def __init__(self, path: Path, contract: InputContract, threads: int) -> None:
-        """Load `path`; raises BundleError if its input is not `contract`, EngineError if it cannot run here."""
+        """Load `path`; raise BundleError if its input does not match `contract`, EngineError if it cannot run here."""
 
     def run(self, images: npt.NDArray[np.uint8]) -> Outputs:
-        """Run the network on (N, height, width, 1) uint8 in [0, 255]; from any number of threads."""
+        """Run the network on (N, height, width, 1) uint8 in [0, 255]; safe to call from any number of threads."""
 
 
 def check_signature(
     path: Path, contract: InputContract, name: str, dtype: str, shape: tuple[object, ...], outputs: set[str],
     needed: Collection[str] = OUTPUTS,
 ) -> None:  # fmt: skip
-    """Refuse a file that would be fed wrongly: everything that engines report is held to the contract."""
+    """Compare what an engine reports with the manifest; raise BundleError if input or outputs differ."""
     expected = (contract.height, contract.width, contract.channels)
     if (name, dtype, tuple(shape[1:])) != (contract.name, contract.dtype, expected):
         raise BundleError(

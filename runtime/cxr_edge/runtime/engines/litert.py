@@ -1,4 +1,4 @@
-"""LiteRT (TensorFlow Lite) with its XNNPACK delegate."""
+"""The engine that runs TFLite files with LiteRT and its XNNPACK delegate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cxr_edge.runtime.quiet import quiet_native_stderr
 
 
 class Signature(NamedTuple):
-    """A loaded TFLite file: the interpreter, which must be kept, and a call that maps inputs to outputs by name."""
+    """A loaded TFLite file: the interpreter, which must stay alive, and the call that maps inputs to outputs."""
 
     interpreter: Any
     run: Any
@@ -29,10 +29,10 @@ class Signature(NamedTuple):
 class LiteRTEngine:
     """A TFLite file in LiteRT, on the CPU.
 
-    An interpreter holds the tensors of one image, so two threads that share one get each other's answers without an
-    error. Each call borrows an interpreter of its own: calls run at the same time on up to one interpreter for each
-    core, and further calls wait. An interpreter takes about 14 MB; the first one is made when the file is loaded, the
-    others when they are needed. All are made of the same bytes, whatever happens to the file later.
+    An interpreter holds the tensors of one image. Two threads that shared it would silently get each other's results.
+    Therefore each call borrows its own interpreter. Calls run in parallel on up to one interpreter per core, and
+    further calls wait. An interpreter needs about 14 MB. The first one is created when the file is loaded, the others
+    on demand. All are created from the same bytes, even if the file changes later.
     """
 
     backend = "CPU, XNNPACK delegate"
@@ -40,12 +40,12 @@ class LiteRTEngine:
     def __init__(self, path: Path, contract: InputContract, threads: int = 1) -> None:
         self._path, self._contract, self._threads = path, contract, threads
         self._content = path.read_bytes()
-        with quiet_native_stderr():  # LiteRT greets once in each process, when the first interpreter is made
+        with quiet_native_stderr():  # LiteRT prints a greeting with the first interpreter of a process
             self._idle = deque([self._open()])
         self._permits = BoundedSemaphore(os.cpu_count() or 1)
 
     def run(self, images: npt.NDArray[np.uint8]) -> Outputs:
-        """See `Engine.run`; one image at a time, because another batch size would rebuild the delegate."""
+        """See `Engine.run`. Images run one at a time, because another batch size would rebuild the delegate."""
         with self._borrowed() as signature:
             rows = [signature.run(**{self._contract.name: image[np.newaxis]}) for image in images]
         return Outputs(*(np.concatenate([row[name] for row in rows]) for name in OUTPUTS))
@@ -55,10 +55,10 @@ class LiteRTEngine:
 
     @contextmanager
     def _borrowed(self) -> Iterator[Signature]:
-        """An interpreter that no other thread uses meanwhile; waits while all are in use."""
+        """Borrow an interpreter that no other thread uses; wait while all are in use."""
         with self._permits:
             try:
-                signature = self._idle.pop()  # deque's operations are atomic
+                signature = self._idle.pop()  # operations of a deque are atomic
             except IndexError:
                 signature = self._open()
             try:
@@ -70,12 +70,12 @@ class LiteRTEngine:
 def open_signature(
     path: Path, content: bytes, contract: InputContract, threads: int, needed: Collection[str] = OUTPUTS
 ) -> Signature:
-    """Load the content of a TFLite file; `path` names it in errors.
+    """Load the content of a TFLite file; errors name it `path`.
 
     Raises
     ------
     BundleError, EngineError, MissingExtraError
-        If the file cannot be loaded, lacks an output, or would be fed wrongly; if XNNPACK or LiteRT is not there.
+        If the file cannot be loaded or does not match the manifest, or if XNNPACK or LiteRT is missing.
     """
     try:
         from ai_edge_litert.interpreter import Interpreter
@@ -84,13 +84,13 @@ def open_signature(
     try:
         interpreter = Interpreter(model_content=content, num_threads=threads)
         interpreter.allocate_tensors()
-        # By signature: the converter reorders outputs.
+        # Access outputs by name, because the converter reorders them.
         run = interpreter.get_signature_runner()
         operators = {operator["op_name"] for operator in interpreter._get_ops_details()}
         inputs, outputs = run.get_input_details(), run.get_output_details()
-    except (RuntimeError, ValueError) as error:  # also UnicodeDecodeError, of names in a damaged file
+    except (RuntimeError, ValueError) as error:  # includes UnicodeDecodeError for names in a damaged file
         raise BundleError(f"{path}: not a model that LiteRT can load ({error}); copy the file again") from error
-    # Without its delegate LiteRT runs reference kernels, several times slower, and says nothing.
+    # Without its delegate LiteRT silently runs reference kernels, which are several times slower.
     if "DELEGATE" not in operators:
         raise EngineError(f"{path}: the XNNPACK delegate took no part of the graph; install another ai-edge-litert")
     name, details = next(iter(inputs.items()))

@@ -1,4 +1,4 @@
-"""ONNX Runtime."""
+"""The engine that runs ONNX files with ONNX Runtime."""
 
 from __future__ import annotations
 

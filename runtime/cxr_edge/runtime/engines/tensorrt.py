@@ -1,7 +1,7 @@
-"""TensorRT: plans built on this very device by `cxr-edge export BUNDLE --format tensorrt`.
+"""The engine that runs TensorRT plans, which `cxr-edge export BUNDLE --format tensorrt` builds on the device.
 
-A plan is executable code for one release of TensorRT and one kind of GPU. Its sidecar says for which, and of what it
-was built; nothing is loaded that the sidecar does not vouch for.
+A plan is executable code for one release of TensorRT and one kind of GPU. Its sidecar records for which, and from what
+it was built. Nothing is loaded that does not match its sidecar.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cxr_edge.runtime.errors import BundleError, EngineError, MissingExtraError
 if TYPE_CHECKING:
     import tensorrt as trt
 
-#: First major compute capability (Ampere) of GPUs that run hardware-compatible plans.
+#: Lowest major compute capability (Ampere) of GPUs that can run hardware-compatible plans.
 AMPERE = 8
 Release = Annotated[
     str,
@@ -39,7 +39,7 @@ Release = Annotated[
 
 @dataclass(frozen=True)
 class Target:
-    """What a plan is built for: the release of TensorRT, the GPU, and the operating system and processor."""
+    """The environment of a plan: TensorRT release, GPU, operating system and processor."""
 
     tensorrt: Release
     gpu: Name
@@ -49,16 +49,16 @@ class Target:
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What a plan can do beyond running one image on the machine that built it.
+    """Options with which a plan was built.
 
     Attributes
     ----------
     max_batch
-        Most images that it runs at once, ≥ 1.
+        Maximum batch size, ≥ 1.
     version_compatible
-        Later releases of the same major version run it too.
+        Whether later releases of the same major version can run it.
     hardware_compatible
-        Every GPU from Ampere on (compute capability 8.0) runs it too.
+        Whether every GPU from Ampere on (compute capability 8.0) can run it.
     """
 
     max_batch: Annotated[int, Rule("a whole number ≥ 1", lambda count: count >= 1)] = 1
@@ -68,7 +68,7 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What lies beside a plan: the plan's hash, what it was built for, of which ONNX file, and how."""
+    """The record beside a plan: its hash, its target, the ONNX file it was built from, and the options."""
 
     file: ModelFile
     target: Target
@@ -84,7 +84,7 @@ class Sidecar:
         Raises
         ------
         BundleError
-            If it is missing, or not what this release of cxr-edge writes.
+            If it is missing, or not in the format of this release of cxr-edge.
         """
         document = Document(str(sidecar_path(plan)), _rebuild(plan))
         data = document.parse(read_limited(sidecar_path(plan), LARGEST_MANIFEST, document.remedy))
@@ -95,7 +95,7 @@ class Sidecar:
         return json.dumps(asdict(self), indent=2) + "\n"
 
     def differences(self, here: Target, manifest: Manifest) -> list[str]:
-        """What forbids running the plan on `here`, in the bundle of `manifest`; empty if nothing does."""
+        """Reasons why the plan must not run on `here` with the bundle of `manifest`; empty if there are none."""
         found = []
         if not self._runs_on_release(here.tensorrt):
             found.append(f"built with TensorRT {self.target.tensorrt}, this is {here.tensorrt}")
@@ -109,7 +109,7 @@ class Sidecar:
         return found
 
     def _runs_on_release(self, here: str) -> bool:
-        """TensorRT promises version-compatible plans to later releases of the same major version."""
+        """TensorRT promises that version-compatible plans run on later releases of the same major version."""
         if not self.options.version_compatible:
             return here == self.target.tensorrt
         built, now = _release(self.target.tensorrt), _release(here)
@@ -129,7 +129,7 @@ def this_target() -> Target:
     MissingExtraError
         If TensorRT or cuda-bindings is not installed.
     EngineError
-        If there is no GPU that CUDA can use. Without this, TensorRT hands out objects that crash when they are used.
+        If CUDA finds no GPU. Without this check, TensorRT returns objects that crash on use.
     """
     try:
         import tensorrt as trt
@@ -149,13 +149,13 @@ def this_target() -> Target:
 
 
 def sidecar_path(plan: Path) -> Path:
-    """Where a plan's sidecar lies."""
+    """Path of the sidecar of a plan."""
     return plan.with_name(plan.name + ".json")
 
 
 @dataclass(frozen=True)
 class _Buffer:
-    """A tensor's memory, as large as the largest batch: a page-locked host array, and the address on the device."""
+    """Memory of a tensor for the largest batch: a page-locked host array and an address on the device."""
 
     host: npt.NDArray[Any]
     device: int
@@ -164,8 +164,8 @@ class _Buffer:
 class TensorRTEngine:
     """A TensorRT plan on the GPU.
 
-    Its buffers and its execution context serve one call at a time: calls of several threads wait for each other. The
-    GPU is the bottleneck, so a context for each thread would take memory and gain little.
+    Buffers and execution context serve one call at a time, so calls from several threads wait for each other. The GPU
+    is the bottleneck: a context for each thread would need memory and gain little.
     """
 
     def __init__(self, path: Path, contract: InputContract, threads: int = 1) -> None:
@@ -176,28 +176,28 @@ class TensorRTEngine:
 
         self.backend = f"CUDA, {here.gpu}"
         self._one_at_a_time = Lock()
-        # Also frees what there is if the rest of this constructor fails, and before the interpreter takes CUDA down.
+        # Frees resources if the rest of this constructor fails, and before the interpreter shuts CUDA down.
         self._resources = ExitStack()
         weakref.finalize(self, self._resources.close)
         self._engine = _load(path, sidecar)
         self._input, self._max_batch = self._check(path, contract)
         self._context = self._engine.create_execution_context()
         if self._context is None:
-            raise EngineError(f"{path}: no memory on the GPU to run this plan; end what else uses it")
+            raise EngineError(f"{path}: not enough memory on the GPU to run this plan; end other programs that use it")
         self._stream = _cuda(cudart.cudaStreamCreate())
         self._resources.callback(cudart.cudaStreamDestroy, self._stream)
         self._set_batch(self._max_batch)
         self._buffers = {name: self._allocate(name) for name in (self._input, *OUTPUTS)}
 
     def run(self, images: npt.NDArray[np.uint8]) -> Outputs:
-        """See `Engine.run`; as many images at a time as the plan takes."""
+        """See `Engine.run`. Batches are as large as the plan allows."""
         starts = range(0, len(images), self._max_batch)
         with self._one_at_a_time:
             batches = [self._run_batch(images[start : start + self._max_batch]) for start in starts]
         return Outputs(*(np.concatenate(rows).astype(np.float32, copy=False) for rows in zip(*batches, strict=True)))
 
     def _check(self, path: Path, contract: InputContract) -> tuple[str, int]:
-        """Hold the plan's input and outputs to the contract; -> the input's name, and the most images at once."""
+        """Compare input and outputs of the plan with the manifest; return the input name and the maximum batch size."""
         import tensorrt as trt
 
         engine = self._engine
@@ -210,13 +210,13 @@ class TensorRTEngine:
         return inputs[0], int(largest[0])
 
     def _set_batch(self, count: int) -> None:
-        """Tell the context how many images come; every output's shape follows."""
+        """Set the batch size of the context, which determines all output shapes."""
         shape = (count, *tuple(self._engine.get_tensor_shape(self._input))[1:])
         if not self._context.set_input_shape(self._input, shape):
-            raise EngineError(f"TensorRT refuses the input shape {shape}; build the plan anew")
+            raise EngineError(f"TensorRT refuses the input shape {shape}; rebuild the plan")
 
     def _allocate(self, name: str) -> _Buffer:
-        """Memory for a tensor of the largest batch, on both sides, and its address for the context."""
+        """Allocate host and device memory for a tensor of the largest batch, and give its address to the context."""
         import tensorrt as trt
         from cuda.bindings import runtime as cudart
 
@@ -228,12 +228,12 @@ class TensorRTEngine:
         device = _cuda(cudart.cudaMalloc(size))
         self._resources.callback(cudart.cudaFree, device)
         if not self._context.set_tensor_address(name, int(device)):
-            raise EngineError(f"TensorRT refuses the address of {name!r}; build the plan anew")
+            raise EngineError(f"TensorRT refuses the address of {name!r}; rebuild the plan")
         memory = (ctypes.c_byte * size).from_address(int(pinned))
         return _Buffer(np.frombuffer(memory, dtype).reshape(shape), int(device))
 
     def _run_batch(self, images: npt.NDArray[np.uint8]) -> list[npt.NDArray[Any]]:
-        """Outputs of at most `max_batch` images, as the plan types them, in memory of their own."""
+        """Run at most `max_batch` images; return copies of the outputs in the types of the plan."""
         from cuda.bindings import runtime as cudart
 
         to_device, to_host = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice, cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
@@ -242,8 +242,8 @@ class TensorRTEngine:
         self._set_batch(count)
         _cuda(cudart.cudaMemcpyAsync(feed.device, feed.host.ctypes.data, feed.host[:count].nbytes, to_device, stream))
         if not self._context.execute_async_v3(int(stream)):
-            raise EngineError("TensorRT could not run the plan; build it anew")
-        # Row-major with the batch first: `count` images are the buffers' first bytes.
+            raise EngineError("TensorRT could not run the plan; rebuild it")
+        # The batch is the first axis of row-major buffers, so `count` images are their first bytes.
         buffers = [self._buffers[name] for name in OUTPUTS]
         for buffer in buffers:
             host = buffer.host[:count]
@@ -256,7 +256,7 @@ def _load(path: Path, sidecar: Sidecar) -> trt.ICudaEngine:
     import tensorrt as trt
 
     runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-    # Such a plan carries its own runtime, which is host code: run it only because the sidecar vouches for it.
+    # Such a plan contains its own runtime, which is host code. The sidecar was checked, so it may run.
     runtime.engine_host_code_allowed = sidecar.options.version_compatible
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
@@ -265,8 +265,8 @@ def _load(path: Path, sidecar: Sidecar) -> trt.ICudaEngine:
 
 
 def _rebuild(plan: Path, options: PlanOptions | None = None) -> str:
-    """The command that builds a plan anew, with its options."""
-    words = [f"build it anew: cxr-edge export {plan.parent} --format tensorrt"]
+    """The command that rebuilds a plan, with its options."""
+    words = [f"rebuild it: cxr-edge export {plan.parent} --format tensorrt"]
     if options and options.max_batch > 1:
         words.append(f"--max-batch {options.max_batch}")
     words += [
@@ -280,7 +280,7 @@ def _release(version: str) -> tuple[int, ...]:
 
 
 def _cuda(result: Any) -> Any:
-    """Value of a cuda-bindings call, which returns (error, value…); EngineError if it failed."""
+    """Value of a cuda-bindings call, which returns (error, value…); raise EngineError if it failed."""
     error, *values = result
     if int(error) != 0:
         raise EngineError(f"CUDA says {error.name if hasattr(error, 'name') else error}")

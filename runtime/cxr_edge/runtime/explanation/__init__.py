@@ -1,1 +1,1 @@
-"""Where a decision comes from: Grad-CAM and integrated gradients."""
+"""Explanations of decisions: Grad-CAM and integrated gradients."""

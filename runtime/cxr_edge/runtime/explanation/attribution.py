@@ -1,4 +1,4 @@
-"""Integrated gradients: what each pixel contributes to the logit, and the picture of it."""
+"""Integrated gradients: the contribution of each pixel to the logit, and a picture of it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from cxr_edge.runtime.errors import BundleError, UsageError
 from cxr_edge.runtime.explanation.gradcam import put_text, scaled_radiograph, text_band
 from cxr_edge.runtime.imaging.image import Gray
 
-#: Points of the path that the engine sees at once; bounds memory.
+#: Number of points of the path in one batch; limits memory.
 BATCH = 8
-#: Steps of the first try along the path.
+#: Number of steps of the first attempt.
 STEPS = 32
-#: Completeness error beyond which the attributions are not to be trusted.
+#: Attributions with a larger completeness error are not reliable.
 MAX_COMPLETENESS_ERROR = 0.05
-#: Pixel attributions are noisy; the picture shows them averaged by a Gaussian of this share of the side.
+#: Pixel attributions are noisy. The picture smooths them by a Gaussian with this share of the side as sigma.
 SMOOTHING = 0.025
-#: Share of pixels that full colour leaves out at the top.
+#: Share of the strongest pixels above full colour.
 CLIPPED = 0.005
 OPACITY = 0.75
 
@@ -37,12 +37,12 @@ class Attribution:
     Attributes
     ----------
     values
-        (H, W) float32 in the network's pixels: each pixel's contribution to logit - baseline_logit; negative ones speak
-        against pneumonia.
+        (H, W) float32 at the resolution of the network's input: the contribution of each pixel to
+        logit - baseline_logit. Negative values are evidence against pneumonia.
     logit, baseline_logit
-        Of the image and of the baseline.
+        Logits of the image and of the baseline.
     steps
-        Of the trapezoid rule along the path.
+        Number of steps of the trapezoid rule.
     """
 
     values: FloatArray
@@ -52,26 +52,26 @@ class Attribution:
 
     @property
     def completeness_error(self) -> float:
-        """|sum of the contributions - (logit - baseline_logit)|, relative to the latter; 0 with endless steps."""
+        """|sum - (logit - baseline_logit)| relative to |logit - baseline_logit|; it tends to 0 with more steps."""
         difference = self.logit - self.baseline_logit
         return abs(self.sum - difference) / max(abs(difference), 1e-6)
 
     @property
     def is_complete(self) -> bool:
-        """Whether there were steps enough."""
+        """Whether the number of steps was sufficient."""
         return self.completeness_error <= MAX_COMPLETENESS_ERROR
 
     @property
     def sum(self) -> float:
-        """Of the contributions."""
+        """Sum of the contributions of all pixels."""
         return float(self.values.sum(dtype=np.float64))
 
 
 class IntegratedGradients:
-    """A bundle's gradient.onnx in ONNX Runtime."""
+    """The gradient.onnx of a bundle, in ONNX Runtime."""
 
     def __init__(self, path: Path, threads: int = 1) -> None:
-        """Load the file; raises like `open_session`."""
+        """Load the file; raise the errors of `open_session`, or BundleError if it has other outputs."""
         self._session = open_session(path, threads)
         if {output.name for output in self._session.get_outputs()} != {"gradient", "logit"}:
             raise BundleError(f"{path}: is no gradient file of cxr-edge; export it again")
@@ -83,9 +83,9 @@ class IntegratedGradients:
         Raises
         ------
         BundleError, IntegrityError
-            If the bundle has none, or it was changed.
+            If the bundle has no gradient file, or the file was changed.
         EngineError, MissingExtraError
-            If ONNX Runtime cannot run here, or is not installed.
+            If ONNX Runtime cannot run here or is not installed.
         """
         if bundle.manifest.gradient is None:
             raise BundleError(
@@ -97,17 +97,18 @@ class IntegratedGradients:
     def explain(self, pixels: Gray, max_steps: int = MAX_STEPS, baseline: str = BASELINES[0]) -> Attribution:
         r"""Attribute the logit to pixels (Sundararajan, Taly and Yan 2017).
 
-        (x - x') · ∫₀¹ ∂logit/∂x (x' + α (x - x')) dα, the integral by the trapezoid rule. Its steps are doubled, the
-        points of before reused, until the contributions sum to what they should, or `max_steps` would be exceeded.
+        The attribution is (x - x') · ∫₀¹ ∂logit/∂x (x' + α (x - x')) dα. The trapezoid rule computes the integral. The
+        number of steps is doubled, reusing earlier points, until the contributions sum to the change of the logit, or
+        until `max_steps` would be exceeded.
 
         Parameters
         ----------
         pixels
-            (H, W, 1) uint8: the network's input.
+            (H, W, 1) uint8 in [0, 255]: the input of the network.
         max_steps
-            Most steps of the path, ≥ 1; the first try takes `STEPS`, or these if fewer.
+            Maximum number of steps, ≥ 1. The first attempt takes `STEPS`, or `max_steps` if that is less.
         baseline
-            One of `BASELINES`. From `blur` only details get something; from `black` dark pixels get nothing.
+            One of `BASELINES`. With `blur` only details get attributions; with `black` dark pixels get none.
         """
         image = pixels.astype(np.float32)
         start = _baseline(image, baseline)
@@ -124,7 +125,7 @@ class IntegratedGradients:
     def _along(
         self, start: FloatArray, end: FloatArray, alphas: npt.NDArray[np.float64], ends: float = 1.0
     ) -> tuple[npt.NDArray[np.float64], FloatArray]:
-        """Mean gradient at points of the path, the first and the last weighing `ends`, and all logits."""
+        """Mean gradient over points of the path, with weight `ends` for the first and the last, and all logits."""
         weights = np.ones(len(alphas))
         weights[[0, -1]] = ends
         total, logits = np.zeros(start.shape), []
@@ -138,23 +139,23 @@ class IntegratedGradients:
 
 def _baseline(image: FloatArray, name: str) -> FloatArray:
     if name not in BASELINES:
-        raise UsageError(f"no baseline {name!r}; known: {', '.join(BASELINES)}")
+        raise UsageError(f"unknown baseline {name!r}; expected one of: {', '.join(BASELINES)}")
     if name == "black":
         return np.zeros_like(image)
     return np.asarray(cv2.GaussianBlur(image, (0, 0), image.shape[1] / 10), np.float32).reshape(image.shape)
 
 
 def attribution_picture(gray: Gray, attribution: Attribution, caption: str) -> npt.NDArray[np.uint8]:
-    """Draw attributions over their radiograph: red speaks for pneumonia, blue against it.
+    """Draw attributions over their radiograph: red is evidence for pneumonia, blue against it.
 
     Parameters
     ----------
     gray
-        (H, W) uint8: the radiograph as decoded.
+        (H, W) uint8: the decoded radiograph.
 
     Returns
     -------
-    (H', W', 3) uint8 RGB, laid out as `gradcam.overlay`.
+    (H', W', 3) uint8 RGB, with the layout of `gradcam.overlay`.
     """
     radiograph = scaled_radiograph(gray)
     height, width = radiograph.shape
@@ -166,7 +167,7 @@ def attribution_picture(gray: Gray, attribution: Attribution, caption: str) -> n
 
 
 def _blend(gray: Gray, signed: FloatArray) -> npt.NDArray[np.uint8]:
-    """Lay values in [-1, 1] over gray, both (H, W), more opaque where greater: (H, W, 3) uint8 RGB."""
+    """Blend values in [-1, 1] with gray, both (H, W); larger values are more opaque: (H, W, 3) uint8 RGB."""
     colours = np.where(signed[:, :, np.newaxis] > 0, (255, 48, 32), (48, 112, 255))
     opacity = OPACITY * np.abs(signed)[:, :, np.newaxis]
     return np.asarray(opacity * colours + (1 - opacity) * gray[:, :, np.newaxis], np.uint8)

@@ -1,4 +1,4 @@
-"""The picture of the in-graph Grad-CAM: heatmap over radiograph, aligned, with a scale that says what it means."""
+"""Pictures of the Grad-CAM heatmap: placed over the radiograph, with a colour scale."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract
 from cxr_edge.runtime.engines.base import FloatArray
 from cxr_edge.runtime.imaging.image import Gray
 
-#: The picture's longer side of radiograph is brought into this range (pixels): text stays legible, files small.
+#: Range of the longer side of the radiograph in a picture (pixels): text stays legible and files stay small.
 PICTURE_SIDES = (512, 1024)
-#: A map whose peak contributes less than this to the logit is drawn faint, not stretched to full colour.
+#: A map whose peak is lower than this (contribution to the logit) is drawn faint, not stretched to full colour.
 FAINT_LOGIT = 0.1
 #: Opacity of the hottest cell.
 OPACITY = 0.6
@@ -23,20 +23,21 @@ TURBO_RGB = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, np.newaxis], cv2
 def upsample(
     heatmap: FloatArray, geometry: HeatmapGeometry, contract: InputContract, height: int, width: int
 ) -> FloatArray:
-    """Spread the cells of a heatmap over an image, each cell's value at the centre of its receptive field.
+    """Interpolate a heatmap over an image, with the value of each cell at the centre of its receptive field.
 
-    A plain resize would place them in the middle of equal tiles, which strided padding makes wrong by half a cell.
+    A plain resize would place the values at the centres of equal tiles. Strided padding makes that wrong by
+    half a cell.
 
     Parameters
     ----------
     heatmap
         (h, w) float32.
     height, width
-        Of the image (pixels), which the network sees resized to the input contract.
+        Sides of the image in pixels, before it is resized to the input of the network.
 
     Returns
     -------
-    (height, width) float32, bilinear between centres, constant beyond the outermost ones.
+    (height, width) float32: bilinear between centres, constant outside the outermost centres.
     """
     rows = _interpolation(height, contract.height, heatmap.shape[0], geometry)
     columns = _interpolation(width, contract.width, heatmap.shape[1], geometry)
@@ -44,8 +45,8 @@ def upsample(
 
 
 def _interpolation(pixels: int, network_pixels: int, cells: int, geometry: HeatmapGeometry) -> FloatArray:
-    """Weights of the cells for each pixel along one axis, bilinear: (pixels, cells) float32, rows sum to 1."""
-    # Pixel x has its centre at (x + 0.5)·s - 0.5 in network pixels (OpenCV's convention for resizing).
+    """Bilinear weights of the cells for each pixel along one axis: (pixels, cells) float32, rows sum to 1."""
+    # The centre of pixel x lies at (x + 0.5)·s - 0.5 in network pixels (OpenCV's convention for resizing).
     centres = (np.arange(pixels) + 0.5) * (network_pixels / pixels) - 0.5
     position = np.clip((centres - geometry.origin) / geometry.stride, 0, cells - 1)
     distance = np.abs(position[:, np.newaxis] - np.arange(cells))
@@ -60,14 +61,14 @@ def overlay(
     Parameters
     ----------
     gray
-        (H, W) uint8: the radiograph as decoded.
+        (H, W) uint8: the decoded radiograph.
     heatmap
         (h, w) float32 ≥ 0: contributions to the logit.
 
     Returns
     -------
-    (H', W', 3) uint8 RGB: the radiograph with its own aspect ratio, longer side within `PICTURE_SIDES`, caption above
-    and scale below. Colour and opacity grow with the contribution, from none to the map's peak.
+    (H', W', 3) uint8 RGB: the radiograph with its aspect ratio and the longer side within `PICTURE_SIDES`, a caption
+    above and a colour scale below. Colour and opacity increase with the contribution, up to the peak of the map.
     """
     radiograph = scaled_radiograph(gray)
     height, width = radiograph.shape
@@ -78,20 +79,20 @@ def overlay(
 
 
 def scaled_radiograph(gray: Gray) -> Gray:
-    """Bring the longer side of a radiograph (H, W) within `PICTURE_SIDES`, its aspect ratio kept."""
+    """Resize a radiograph (H, W) so that its longer side is within `PICTURE_SIDES`; the aspect ratio is kept."""
     factor = float(np.clip(max(gray.shape), *PICTURE_SIDES)) / max(gray.shape)
     height, width = (round(side * factor) for side in gray.shape)
     return cv2.resize(gray, (width, height), interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
 
 
 def encode_picture(picture: npt.NDArray[np.uint8]) -> bytes:
-    """PNG file of an (H, W, 3) uint8 RGB picture."""
+    """Encode an (H, W, 3) uint8 RGB picture as PNG."""
     _, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     return bytes(data.tobytes())
 
 
 def _blend(gray: Gray, heat: FloatArray) -> npt.NDArray[np.uint8]:
-    """Lay heat in [0, 1] over gray, both (H, W), more opaque where hotter: (H, W, 3) uint8 RGB."""
+    """Blend heat in [0, 1] with gray, both (H, W); hotter pixels are more opaque: (H, W, 3) uint8 RGB."""
     heat = np.minimum(heat, 1)
     coloured = cv2.applyColorMap(cv2.convertScaleAbs(heat, alpha=255), TURBO_RGB)
     opacity = OPACITY * heat
@@ -99,7 +100,7 @@ def _blend(gray: Gray, heat: FloatArray) -> npt.NDArray[np.uint8]:
 
 
 def text_band(text: str, width: int) -> npt.NDArray[np.uint8]:
-    """A black band with a line of text: (28, width, 3) uint8."""
+    """Draw a black band with a line of text: (28, width, 3) uint8."""
     band = np.zeros((28, width, 3), np.uint8)
     put_text(band, text, 8, 19)
     return band
@@ -116,5 +117,5 @@ def _scale_band(peak: float, width: int) -> npt.NDArray[np.uint8]:
 
 
 def put_text(band: npt.NDArray[np.uint8], text: str, x: int, y: int) -> None:
-    """Write small white text into a picture, its lower left corner at (x, y)."""
+    """Draw small white text into a picture; (x, y) is its lower left corner."""
     cv2.putText(band, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)

@@ -1,1 +1,1 @@
-"""From an image file to the network's input."""
+"""Reading, checking and preprocessing of images."""

@@ -1,6 +1,6 @@
-"""One DICOM file -> uint8 grayscale as it is to be displayed, or a typed error.
+"""Reading of DICOM files as 8-bit grayscale for display.
 
-What is no single frontal chest radiograph is refused by name: the networks answer for anything they are shown.
+Everything but a single frontal chest radiograph is refused by name, because a network answers for any image.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from cxr_edge.runtime.imaging.dicom_file import Header, Tag, read_file
 from cxr_edge.runtime.imaging.dicom_pixels import SYNTAXES, Codes, Layout, read_codes
 from cxr_edge.runtime.imaging.image import Gray, stretch
 
-#: Modalities that are read: computed, digital and film radiography, and pictures of unknown origin.
+#: Accepted modalities: computed, digital and film radiography, and images of unknown origin.
 MODALITIES = frozenset({"CR", "DX", "RG", "OT", "SC", ""})
-#: A body part is read if one of its words is among these, or if it is empty.
+#: A body part is accepted if it is empty or contains one of these words.
 BODY_PARTS = frozenset({"CHEST", "THORAX", "TORAX", "LUNG", "LUNGS"})
-#: View positions that are refused: lateral and oblique. The networks know frontal views (PA, AP) only.
+#: Refused view positions: lateral and oblique. The networks are trained on frontal views (PA, AP) only.
 REFUSED_VIEWS = frozenset({"LL", "RL", "LAT", "LATERAL", "LLO", "RLO", "LAO", "RAO", "LPO", "RPO"})
 _OTHERWISE = "if it is one, export it as PNG and read that"
 
@@ -30,26 +30,26 @@ Values = npt.NDArray[np.float64]
 def decode_dicom(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Gray:
     """Read the bytes of a DICOM file as a radiograph.
 
-    The modality LUT or rescaling is applied, then the VOI LUT or the first window, then MONOCHROME1 is inverted, and
-    the range of the image without its padding is stretched to [0, 255]. Padding becomes black.
+    The steps are: modality LUT or rescaling, VOI LUT or first window, inversion of MONOCHROME1, and stretching of the
+    range of the image without padding to [0, 255]. Padding becomes black.
 
     Parameters
     ----------
     name
-        What errors call the file.
+        Name of the file in errors.
     max_pixels
-        More rows × columns than this are refused before a pixel is decoded.
+        Files with more rows × columns are refused before a pixel is decoded.
 
     Returns
     -------
-    (H, W) uint8 in [0, 255], bright where the radiograph is dense.
+    (H, W) uint8 in [0, 255]; dense structures are bright.
 
     Raises
     ------
     ImageError
-        If the file is damaged, or is not one frame of a frontal chest radiograph in shades of gray.
+        If the file is damaged, or is not a single frame of a frontal chest radiograph in grayscale.
     MissingDecoderError
-        If it needs pydicom or GDCM, and that is not installed.
+        If pydicom or GDCM is needed but not installed.
     """
     try:
         file = read_file(data)
@@ -65,7 +65,7 @@ def decode_dicom(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Gray:
         raise MissingDecoderError(
             f"{name}: DICOM that needs the package '{package}'; run: pip install 'cxr-edge[dicom]'"
         ) from error
-    except Exception as error:  # pydicom and the decoders raise whatever they come across
+    except Exception as error:  # pydicom and the decoders raise many kinds of exceptions
         reason = error if isinstance(error, ValueError) else "its header is damaged"
         raise ImageError(f"{name}: DICOM that cannot be read: {reason}; export the file again") from error
 
@@ -90,7 +90,7 @@ def _check_radiograph(header: Header, name: str) -> None:
 
 
 def _layout(header: Header, name: str, max_pixels: int) -> Layout:
-    """How pixels are stored; refused if they are too many or stored in no usual way."""
+    """Layout of the pixels; raise ImageError if there are too many or the layout is not supported."""
     rows, columns, allocated = (header.integer(tag) or 0 for tag in (Tag.Rows, Tag.Columns, Tag.BitsAllocated))
     stored = header.integer(Tag.BitsStored) or allocated
     high = header.integer(Tag.HighBit)
@@ -126,12 +126,12 @@ def _check_syntax(syntax: str, name: str) -> None:
 
 
 def _display(codes: Codes, bits: int, signed: bool, header: Header, name: str) -> Gray:
-    """Shades of gray of stored codes: worked out once for each code that can be, then looked up for each pixel."""
+    """Grey levels of stored codes, computed once for each possible code and then looked up for each pixel."""
     stored = np.arange(1 << bits)
     if signed:
         stored[1 << (bits - 1) :] -= 1 << bits
     shown = _window(_modality(stored.astype(np.float64), header), header)
-    if header.text(Tag.PhotometricInterpretation) == "MONOCHROME1":  # it shows the lowest value as white
+    if header.text(Tag.PhotometricInterpretation) == "MONOCHROME1":  # the lowest value is white
         shown = shown.min() + shown.max() - shown
     used = np.zeros(len(stored), bool)
     used[codes.ravel()] = True
@@ -144,7 +144,7 @@ def _display(codes: Codes, bits: int, signed: bool, header: Header, name: str) -
 
 
 def _padding(stored: npt.NDArray[np.int_], signed: bool, header: Header) -> npt.NDArray[np.bool_]:
-    """Which stored values mark pixels outside the radiograph."""
+    """Mask of the stored values that mark pixels outside the radiograph."""
     value = header.integer(Tag.PixelPaddingValue, signed)
     if value is None:
         return np.zeros(len(stored), bool)
@@ -154,7 +154,7 @@ def _padding(stored: npt.NDArray[np.int_], signed: bool, header: Header) -> npt.
 
 
 def _modality(stored: Values, header: Header) -> Values:
-    """Stored values -> values of the modality, by its LUT or by slope and intercept."""
+    """Apply the modality LUT, or slope and intercept, to stored values."""
     if lut := header.first_item(Tag.ModalityLUTSequence):
         return _look_up(stored, lut)
     slope, intercept = header.decimals(Tag.RescaleSlope), header.decimals(Tag.RescaleIntercept)
@@ -162,9 +162,9 @@ def _modality(stored: Values, header: Header) -> Values:
 
 
 def _window(values: Values, header: Header) -> Values:
-    """Values of the modality -> values to be shown, by the VOI LUT, or else by the first window, if there is one.
+    """Apply the VOI LUT, or else the first window, if there is one (DICOM PS3.3 C.11.2).
 
-    DICOM PS3.3 C.11.2. The lowest and highest result are the lowest and highest of `values`.
+    The result of a window has the range of `values`.
     """
     if lut := header.first_item(Tag.VOILUTSequence):
         return _look_up(values, lut)
@@ -187,7 +187,7 @@ def _window(values: Values, header: Header) -> Values:
 
 
 def _look_up(values: Values, lut: Header) -> Values:
-    """Values through a LUT; those below its first and above its last entry take these (DICOM PS3.3 C.11.1.1)."""
+    """Apply a LUT; values outside its range take its first or last entry (DICOM PS3.3 C.11.1.1)."""
     count, _, bits = lut.integers(Tag.LUTDescriptor)
     _, first, _ = lut.integers(Tag.LUTDescriptor, signed=bool(values.min() < 0))
     raw = lut.raw(Tag.LUTData)

@@ -1,7 +1,7 @@
-"""Bytes of a DICOM file -> its header, and where its pixel data lie.
+"""Reading of the header of a DICOM file and of the position of its pixel data.
 
-pydicom reads the elements. Only those that are asked for are kept, as bytes, and are converted here: pydicom's own
-conversion warns about harmless slips of a header through Python's process-wide warnings.
+pydicom reads the elements. Only the required ones are kept, as bytes, and are converted here, because the conversion of
+pydicom reports harmless mistakes in a header through the process-wide warnings of Python.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ IMPLICIT_LITTLE, EXPLICIT_LITTLE, DEFLATED, EXPLICIT_BIG = (
     f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".1.99", ".2")
 )
 UNDEFINED_LENGTH = 0xFFFFFFFF
-#: A deflated header may be so long when unpacked (bytes); private elements of some megabytes exist.
+#: Maximum size of an inflated header (bytes); private elements can have several megabytes.
 MAX_DEFLATED_HEADER = 16 << 20
 _CHARACTER_SET = 0x00080005
 _ITEM, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 
 
 class Tag(IntEnum):
-    """The elements that are read, by their DICOM keywords."""
+    """The elements that are read, with their DICOM keywords."""
 
     TransferSyntaxUID = 0x00020010
     Modality = 0x00080060
@@ -56,12 +56,12 @@ class Tag(IntEnum):
 
 @dataclass(frozen=True)
 class Header:
-    """Elements of a data set, each converted when it is asked for.
+    """Elements of a data set, converted on access.
 
     Parameters
     ----------
     elements
-        pydicom's elements by tag: raw ones, and sequences.
+        Elements of pydicom by tag: raw elements and sequences.
     order
         "<" for little-endian numbers, ">" for big-endian ones.
     """
@@ -70,29 +70,29 @@ class Header:
     order: str
 
     def raw(self, tag: Tag) -> bytes:
-        """The bytes of an element; empty if absent."""
+        """Bytes of an element; empty if it is absent."""
         return (self.elements[tag].value or b"") if tag in self.elements else b""
 
     def text(self, tag: Tag) -> str:
-        """First value of a text element, in upper case; empty if absent."""
+        """First value of a text element in upper case; empty if it is absent."""
         return self._texts(tag)[0].upper()
 
     def decimals(self, tag: Tag) -> list[float]:
-        """All values of a decimal string; empty if absent. Raises ValueError if one is no number."""
+        """All values of a decimal string; empty if it is absent. Raises ValueError if a value is not a number."""
         return [float(text) for text in self._texts(tag) if text]
 
     def integers(self, tag: Tag, signed: bool = False) -> list[int]:
-        """All values of a 16-bit integer element; empty if absent."""
+        """All values of a 16-bit integer element; empty if it is absent."""
         raw = self.raw(tag)
         return list(unpack(f"{self.order}{len(raw) // 2}{'h' if signed else 'H'}", raw[: len(raw) // 2 * 2]))
 
     def integer(self, tag: Tag, signed: bool = False) -> int | None:
-        """First value of a 16-bit integer element, or None if absent."""
+        """First value of a 16-bit integer element; None if it is absent."""
         values = self.integers(tag, signed)
         return values[0] if values else None
 
     def first_item(self, tag: Tag) -> Header | None:
-        """The first item of a sequence, or None if absent or empty."""
+        """First item of a sequence; None if it is absent or empty."""
         from pydicom.dataset import Dataset
 
         if tag not in self.elements:
@@ -106,20 +106,20 @@ class Header:
 
 @dataclass(frozen=True)
 class DicomFile:
-    """A file's header and the place of its pixel data.
+    """The header of a file and the position of its pixel data.
 
     Parameters
     ----------
     syntax
-        UID of the transfer syntax: how elements and pixels are encoded.
+        UID of the transfer syntax.
     body
-        What the data set is read from: the file, or the start of what it unpacks to if it is deflated.
+        Bytes of the data set: the file, or the start of the inflated data set.
     deflated
-        The packed data set; empty if it is not deflated.
+        The compressed data set; empty if it is not deflated.
     pixel_vr
-        Type of the pixel data element, such as b"OW"; in implicit VR it is no type.
+        Type of the pixel data element, such as b"OW"; meaningless in implicit VR.
     offset, length
-        Where the value of the pixel data starts in the unpacked body, and its length in bytes or `UNDEFINED_LENGTH`.
+        Start of the pixel data in the inflated body, and its length in bytes or `UNDEFINED_LENGTH`.
     """
 
     syntax: str
@@ -131,18 +131,18 @@ class DicomFile:
     length: int
 
     def native(self, size: int) -> bytes:
-        """The first `size` bytes of uncompressed pixel data; fewer if the file is cut short."""
+        """First `size` bytes of uncompressed pixel data; fewer if the file is truncated."""
         end = self.offset + size
         body = _inflate(self.deflated, end) if self.deflated and end > len(self.body) else self.body
         return body[self.offset : end]
 
     def fragments(self) -> list[bytes]:
-        """The fragments of compressed pixel data; the first is the table of frame offsets.
+        """Fragments of compressed pixel data; the first one is the table of frame offsets.
 
         Raises
         ------
         ValueError
-            If they are not as DICOM prescribes, or cut short.
+            If they violate the DICOM standard or are truncated.
         """
         if self.length != UNDEFINED_LENGTH:
             raise ValueError(f"compressed pixel data of fixed length {self.length}; expected fragments")
@@ -161,14 +161,14 @@ class DicomFile:
 
 
 def read_file(data: bytes) -> DicomFile:
-    """Read the header of a DICOM file, with or without preamble; no pixel is touched.
+    """Read the header of a DICOM file with or without preamble; no pixel is decoded.
 
     Raises
     ------
     ModuleNotFoundError
         If pydicom is not installed.
     Exception
-        Whatever pydicom raises on a damaged header; ValueError if there are no pixel data.
+        Any exception of pydicom for a damaged header; ValueError if there is no pixel data.
     """
     stream = BytesIO(data)
     stream.seek(132 if data[128:132] == b"DICM" else 0)
@@ -180,7 +180,7 @@ def read_file(data: bytes) -> DicomFile:
         stream = BytesIO(_inflate(deflated, MAX_DEFLATED_HEADER))
     start = stream.tell()
     body = stream.getvalue()
-    # What the file holds goes before what it claims: some writers name one encoding and use the other.
+    # The content decides, not the claim: some writers name one encoding and use the other.
     implicit = not _has_vr(body[start : start + 8])
     order = ">" if syntax == EXPLICIT_BIG else "<"
     elements = {e.tag: e for e in _elements(stream, implicit, order, lambda tag: tag == Tag.PixelData)}
@@ -188,7 +188,7 @@ def read_file(data: bytes) -> DicomFile:
 
 
 def _elements(stream: BytesIO, implicit: bool, order: str, ends: Callable[[int], bool]) -> Iterator[Any]:
-    """The elements of `Tag` from here to the first for which `ends` holds; the stream is left at its start."""
+    """Yield the elements of `Tag` up to the first for which `ends` is true; the stream stops at its start."""
     from pydicom.filereader import data_element_generator
 
     little = order == "<"
@@ -198,7 +198,7 @@ def _elements(stream: BytesIO, implicit: bool, order: str, ends: Callable[[int],
 
     while True:
         yield from data_element_generator(stream, implicit, little, stop, specific_tags=list(Tag))
-        # pydicom warns of unusual character sets, and nothing that is read here depends on them: step over.
+        # Skip the character set: pydicom warns of unusual ones, and no element that is read here depends on it.
         at = stream.tell()
         head = stream.read(8)
         if len(head) < 8 or unpack(f"{order}HH", head[:4]) != (_CHARACTER_SET >> 16, _CHARACTER_SET & 0xFFFF):
@@ -209,27 +209,27 @@ def _elements(stream: BytesIO, implicit: bool, order: str, ends: Callable[[int],
 
 
 def _has_vr(head: bytes) -> bool:
-    """Whether an element's first 8 bytes name its type, as explicit VR does; a length never looks like two letters."""
+    """Whether the first 8 bytes of an element name its type (explicit VR); a length never looks like two letters."""
     return all(0x41 <= letter <= 0x5A for letter in head[4:6])
 
 
 def _guess_syntax(head: bytes) -> str:
-    """The uncompressed syntax of a data set whose file does not name one, from its first element."""
+    """Guess the uncompressed syntax from the first element, for a file that does not name its syntax."""
     if not _has_vr(head):
         return IMPLICIT_LITTLE
     return EXPLICIT_LITTLE if head[:1] != b"\0" else EXPLICIT_BIG
 
 
 def _pixel_data(body: bytes, at: int, order: str) -> tuple[bytes, int, int]:
-    """Type, offset and length of the pixel data's value, from the element at `at`."""
+    """Type, offset and length of the pixel data element at `at`."""
     head = body[at : at + 12]
     if len(head) < 8 or unpack(f"{order}HH", head[:4]) != (0x7FE0, 0x0010):
-        raise ValueError("it holds no pixel data")
+        raise ValueError("it contains no pixel data")
     size = 12 if head[4:6] in (b"OB", b"OW", b"UN") else 8
     (length,) = unpack_from(f"{order}I", head, size - 4)
     return head[4:6], at + size, length
 
 
 def _inflate(packed: bytes, limit: int) -> bytes:
-    """Unpack at most `limit` bytes, so that a small file cannot fill the memory."""
+    """Inflate at most `limit` bytes, so that a small file cannot fill the memory."""
     return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, limit)

@@ -1,10 +1,10 @@
-"""Pixel data of a DICOM file -> stored codes.
+"""Decoding of the pixel data of DICOM files to stored codes.
 
-Uncompressed data are cut out, 8-bit JPEG goes to simplejpeg (strict), everything else to GDCM. What the header of a
-codestream says is compared with the DICOM header first, so that no decoder allocates what a damaged stream claims.
+Uncompressed data is copied, 8-bit JPEG is decoded by simplejpeg (strict), and everything else by GDCM. The header of
+each codestream is first compared with the DICOM header, so that no decoder allocates what a damaged stream claims.
 
-Threads: each call has a decoder of its own, and GDCM's Python bindings hold the interpreter's lock while it decodes.
-Calls from several threads are safe, and GDCM's part of them runs one after the other.
+Calls from several threads are safe: each call has its own decoder. GDCM's bindings hold the interpreter lock, so their
+part of the calls runs sequentially.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from cxr_edge.runtime.imaging.dicom_file import (
 
 Codes: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
-#: Name and kind of encoding of each transfer syntax that is read.
+#: Name and encoding of each supported transfer syntax.
 SYNTAXES = {
     IMPLICIT_LITTLE: ("Implicit VR Little Endian", "native"),
     EXPLICIT_LITTLE: ("Explicit VR Little Endian", "native"),
@@ -49,9 +49,9 @@ SYNTAXES = {
     "1.2.840.10008.1.2.4.202": ("HTJ2K Lossless RPCL", "jpeg2000"),
     "1.2.840.10008.1.2.4.203": ("HTJ2K", "jpeg2000"),
 }
-#: JPEG 2000 allows 65,535 tiles, each of which costs OpenJPEG kilobytes; a radiograph has one or a few hundred.
+#: JPEG 2000 allows 65,535 tiles, and OpenJPEG needs kilobytes for each. A radiograph has at most a few hundred.
 MAX_TILES = 1024
-#: No radiograph packs more pixels than this into a byte; up to so many pixels it is not asked.
+#: No radiograph has more pixels per byte than this. Images up to the second number are not checked.
 MAX_PIXELS_PER_BYTE, PLAUSIBLE_PIXELS = 256, 1_000_000
 # Start-of-frame markers: baseline, extended and progressive; lossless; JPEG-LS.
 _LOSSY_FRAMES, _LOSSLESS_FRAME, _LS_FRAME = (0xC0, 0xC1, 0xC2), 0xC3, 0xF7
@@ -65,7 +65,7 @@ _MARKER_IN_SCAN = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 
 @dataclass(frozen=True)
 class Layout:
-    """How pixels are stored, as the DICOM header says."""
+    """Layout of the pixels according to the DICOM header."""
 
     rows: int
     columns: int
@@ -76,13 +76,13 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """Length of the uncompressed pixels in bytes."""
+        """Size of the uncompressed pixels in bytes."""
         return self.rows * self.columns * self.bits_allocated // 8
 
 
 @dataclass(frozen=True)
 class Stream:
-    """A codestream, and what its own header says."""
+    """A codestream and the facts of its own header."""
 
     data: bytes
     rows: int
@@ -97,14 +97,14 @@ def read_codes(file: DicomFile, layout: Layout) -> tuple[Codes, int]:
 
     Returns
     -------
-    (rows, columns) codes, and how many bits each has: for signed pixels a code is the two's complement of its value.
+    (rows, columns) codes and their number of bits. For signed pixels a code is the two's complement of its value.
 
     Raises
     ------
     ValueError
-        If the pixel data are damaged, or are not what the header says.
+        If the pixel data is damaged or does not match the header.
     ModuleNotFoundError
-        If GDCM is needed and not installed.
+        If GDCM is needed but not installed.
     """
     kind = SYNTAXES[file.syntax][1]
     _check_plausible(len(file.deflated or file.body), layout)
@@ -126,7 +126,7 @@ def read_codes(file: DicomFile, layout: Layout) -> tuple[Codes, int]:
 
 
 def _check_plausible(size: int, layout: Layout) -> None:
-    """Refuse a small file that claims many pixels: some decoders would allocate and fill them all."""
+    """Refuse a small file that claims many pixels, because some decoders would allocate all of them."""
     pixels = layout.rows * layout.columns
     if pixels > max(PLAUSIBLE_PIXELS, size * MAX_PIXELS_PER_BYTE):
         raise ValueError(f"{size} bytes cannot hold a radiograph of {layout.columns}×{layout.rows} pixels")
@@ -143,13 +143,13 @@ def _read_native(file: DicomFile, layout: Layout) -> tuple[Codes, int]:
     if len(data) < layout.size:
         raise ValueError(f"pixel data end after {len(data)} of {layout.size} bytes")
     if file.header.order == ">" and file.pixel_vr == b"OW" and layout.bits_allocated == 8:
-        data = np.frombuffer(data, ">u2").astype("<u2").tobytes()  # bytes that are stored as words, swapped in pairs
+        data = np.frombuffer(data, ">u2").astype("<u2").tobytes()  # bytes stored as words are swapped in pairs
     codes = np.frombuffer(data, f"{file.header.order}u{layout.bits_allocated // 8}", layout.rows * layout.columns)
     return _unpacked(codes.reshape(layout.rows, layout.columns), layout)
 
 
 def _unpacked(codes: Codes, layout: Layout) -> tuple[Codes, int]:
-    """Only the bits that are stored: old files keep overlays in the others."""
+    """Extract the stored bits; old files keep overlays in the others."""
     mask = codes.dtype.type((1 << layout.bits_stored) - 1)
     return (codes >> codes.dtype.type(layout.high_bit + 1 - layout.bits_stored)) & mask, layout.bits_stored
 
@@ -163,7 +163,7 @@ def _decode(stream: Stream, layout: Layout, kind: str) -> Codes:
     codec = {"jpeg": "JPEGCodec", "jpeg-ls": "JPEGLSCodec", "jpeg2000": "JPEG2000Codec"}[kind]
     if kind == "jpeg":
         _check_scan(stream.data)
-    # GDCM picks one of three libjpegs by the bits allocated; the one for 16 bits complains of lossy 12-bit files.
+    # GDCM selects one of three libjpegs by the allocated bits; the one for 16 bits refuses lossy 12-bit files.
     allocated = stream.bits if lossy else 8 if stream.bits <= 8 else 16
     return _gdcm_decode(codec, stream.data, layout, allocated, stream.bits)
 
@@ -181,9 +181,9 @@ def _check_stream(stream: Stream, layout: Layout) -> None:
 
 
 def _read_frame(data: bytes, kind: str) -> Stream:
-    """Read the marker segments of a JPEG or JPEG-LS codestream up to its scan; those of applications are left out.
+    """Read the marker segments of a JPEG or JPEG-LS codestream up to its scan, without application segments.
 
-    GDCM ends the process where libjpeg warns of something in them: bytes between them, an unknown JFIF version.
+    GDCM ends the process if libjpeg warns of them, for example of bytes between them or of an unknown JFIF version.
     """
     frames = (_LS_FRAME,) if kind == "jpeg-ls" else (*_LOSSY_FRAMES, _LOSSLESS_FRAME)
     kept, stream, at = bytearray(data[:2]), None, 2
@@ -206,14 +206,14 @@ def _read_frame(data: bytes, kind: str) -> Stream:
 
 
 def _check_scan(data: bytes) -> None:
-    """Check that the scan ends with the end of the image, for a decoder that does not."""
+    """Check that the scan ends with the end-of-image marker, which GDCM does not check."""
     marker = _MARKER_IN_SCAN.search(data, data.index(b"\xff\xda") + 2)
     if not marker or marker[1] != b"\xd9" or data[marker.end() :].strip(b"\0"):
         raise ValueError("the compressed image is damaged or cut short")
 
 
 def _read_siz(data: bytes) -> Stream:
-    """Read the size segment that a JPEG 2000 codestream starts with."""
+    """Read the size segment at the start of a JPEG 2000 codestream."""
     if data[:4] != b"\xff\x4f\xff\x51":
         raise ValueError("the compressed image is not a JPEG 2000 codestream")
     right, bottom, left, top, tile_width, tile_height, _, _, components, bits = unpack_from(">8IHB", data, 8)
@@ -225,7 +225,7 @@ def _read_siz(data: bytes) -> Stream:
 
 
 def _check_rle(data: bytes, layout: Layout) -> None:
-    """Check the header of RLE data: a segment for each byte of a pixel, in order, inside the data."""
+    """Check the header of RLE data: one segment for each byte of a pixel, in order and inside the data."""
     count, *offsets = unpack_from("<16I", data)
     if count != layout.bits_allocated // 8:
         raise ValueError(f"{count} RLE segments; expected {layout.bits_allocated // 8}")
@@ -255,7 +255,7 @@ def _gdcm_decode(codec_name: str, data: bytes, layout: Layout, allocated: int, b
     value = unpacked.GetByteValue() if codec.Decode(packed, unpacked) else None
     if value is None:
         raise ValueError("the compressed image is damaged")
-    # The bindings give bytes as text; this is how they come back.
+    # The bindings return bytes as text; this converts them back.
     decoded = value.GetBuffer().encode("utf-8", "surrogateescape")
     if len(decoded) < size:
         raise ValueError(f"the compressed image ends after {len(decoded)} of {size} bytes")
@@ -264,7 +264,7 @@ def _gdcm_decode(codec_name: str, data: bytes, layout: Layout, allocated: int, b
 
 @cache
 def _gdcm() -> ModuleType:
-    """GDCM, imported once and told to write nothing to standard error."""
+    """Import GDCM once and switch off its messages on standard error."""
     import gdcm
 
     for switch in ("DebugOff", "WarningOff", "ErrorOff"):

@@ -1,4 +1,4 @@
-"""A small DICOM file of each transfer syntax, by which `doctor` tells what opens on a machine."""
+"""Small DICOM files of each transfer syntax, with which `doctor` tests the decoders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cxr_edge.runtime.imaging.dicom_file import DEFLATED, EXPLICIT_BIG, EXPLICIT
 from cxr_edge.runtime.imaging.image import Gray
 
 _SIDE = 32
-#: A sample opens if no pixel of [0, 255] is further off than this; lossless ones are exact, up to rounding.
+#: Maximum error of a pixel in [0, 255]; lossless samples are exact up to rounding.
 TOLERANCE = 8
 _NATIVE = (IMPLICIT_LITTLE, EXPLICIT_LITTLE, DEFLATED, EXPLICIT_BIG)
 _JPEG_BASELINE = "1.2.840.10008.1.2.4.50"

@@ -1,4 +1,4 @@
-"""The image files of a folder."""
+"""Search for image files in folders."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 
 from cxr_edge.runtime.imaging.signatures import HEAD, sniff
 
-#: Files with these suffixes are taken as images without a look at their content.
+#: Files with these suffixes are treated as images without reading their content.
 SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".dcm"})
 
 
 def find_images(folder: Path) -> list[Path]:
     """All image files below `folder`, sorted.
 
-    A file with one of `SUFFIXES` is an image. Any other file is one if its first bytes say so, because DICOM exports
+    A file with one of `SUFFIXES` is an image. Any other file is recognised by its first bytes, because DICOM exports
     are often named IM0001 or 1.2.840.113. A DICOMDIR, the index of such an export, is skipped. Links to folders are not
-    followed, so links that form a loop do no harm; folders and files that cannot be read are skipped.
+    followed, which avoids loops. Folders and files that cannot be read are skipped.
     """
     found: list[Path] = []
     folders = [os.fspath(folder)]
@@ -35,7 +35,7 @@ def find_images(folder: Path) -> list[Path]:
 
 def _is_image_file(entry: os.DirEntry[str]) -> bool:
     try:
-        if not entry.is_file():  # devices and pipes too: opening a pipe would wait for ever
+        if not entry.is_file():  # excludes devices and pipes: opening a pipe would block
             return False
         if os.path.splitext(entry.name)[1].lower() in SUFFIXES:  # noqa: PTH122 (a Path for each of 100,000 files is slow)
             return True

@@ -1,4 +1,4 @@
-"""The headers of the files that OpenCV decodes: PNG, TIFF, BMP and WebP.
+"""Header checks of the formats that OpenCV decodes: PNG, TIFF, BMP and WebP.
 
 No pixel is decoded here. JPEG has its own module, `jpeg`.
 """
@@ -16,30 +16,30 @@ from cxr_edge.runtime.imaging.signatures import ACCEPTED, sniff
 from cxr_edge.runtime.imaging.tiff import DEFLATE_RATIO, check_sums, read_tiff
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-_BMP_RATIO = {0: 1, 1: 128, 2: 128, 3: 1}  # run lengths: 2 bytes for at most 255 pixels
+_BMP_RATIO = {0: 1, 1: 128, 2: 128, 3: 1}  # run-length codes: 2 bytes for at most 255 pixels
 
 
 def check_file(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header:
-    """Refuse a PNG, TIFF, BMP or WebP file that OpenCV should not be given.
+    """Refuse a PNG, TIFF, BMP or WebP file that OpenCV must not decode.
 
     Parameters
     ----------
     data
         The whole file.
     name
-        What errors call it.
+        Name of the file in errors.
     max_pixels
-        More pixels than this are refused.
+        Files with more pixels are refused.
 
     Returns
     -------
-    What the file claims of its picture.
+    The claims of the header.
 
     Raises
     ------
     ImageError
-        If it is none of these formats, is cut short, contradicts itself, has a wrong checksum, is of a kind that is not
-        supported, or claims too much (see `Header.check`).
+        If the file has none of these formats, is truncated, contradicts itself, has a wrong checksum, is of an
+        unsupported kind, or claims too much (see `Header.check`).
     """
     kind = sniff(data)
     if kind not in _READERS:
@@ -79,7 +79,7 @@ def _read_png(data: bytes) -> Header:
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Walk the chunks up to IEND and check each one's CRC, on which OpenCV does not insist."""
+    """Yield the chunks up to IEND and check the CRC of each, which OpenCV does not enforce."""
     view, at, kind = memoryview(data), 8, b""
     while kind != b"IEND":
         (size,) = struct.unpack_from(">I", data, at)
@@ -100,7 +100,7 @@ def _read_bmp(data: bytes) -> Header:
         width, height, planes, bits, compression = struct.unpack_from("<iiHHI", data, 18)
     if compression not in _BMP_RATIO or bits not in (1, 4, 8, 16, 24, 32) or planes != 1:
         raise ValueError(f"has {planes} planes of {bits} bits in compression {compression}; save it as PNG")
-    height = abs(height)  # negative: the rows go from top to bottom
+    height = abs(height)  # negative: rows are stored from top to bottom
     decoded = height * ((width * bits + 31) // 32 * 4)
     least = least_bytes(decoded, _BMP_RATIO[compression]) if compression else decoded
     return Header("BMP", height, width, len(data) - offset, least, height * width)
@@ -120,7 +120,7 @@ def _read_webp(data: bytes) -> Header:
             width, height = _webp_sides(kind, content)
             if canvas not in (None, (width, height)):
                 raise ValueError(f"has a picture of {width}×{height} on a canvas of {canvas}; copy the file again")
-            # A blank picture takes no bytes at all, so only `MAX_RATIO` bounds it. OpenCV decodes it as colour.
+            # A blank image needs no bytes at all, so only `MAX_RATIO` limits it. OpenCV decodes it in colour.
             pixels = height * width
             return Header("WebP", height, width, len(content), least_bytes(pixels, max(pixels, 1)), 8 * pixels)
     raise ValueError("holds no picture; copy the file again")

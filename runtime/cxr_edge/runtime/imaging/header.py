@@ -1,6 +1,6 @@
-"""What an image file claims of its picture, and which claims are refused before a pixel is allocated.
+"""Checks of image headers before any pixel is allocated.
 
-A header is only a claim: a file of 50 kB can claim 60,000 × 60,000 pixels, and a decoder that believes it takes
+A header cannot be trusted: a file of 50 kB can claim 60,000 × 60,000 pixels, and a decoder that believes it needs
 gigabytes and seconds before it fails.
 """
 
@@ -11,30 +11,30 @@ from dataclasses import dataclass
 from cxr_edge.runtime.choices import MAX_PIXELS
 from cxr_edge.runtime.errors import ImageError
 
-#: Memory that a decoder may take, in bytes for each pixel of the limit: 250 MB by default.
+#: Maximum memory of a decoder, in bytes per pixel of the limit: 250 MB by default.
 MAX_BYTES_PER_PIXEL = 2.5
-#: Decoded pictures of more bytes than this must not be compressed further than `MAX_RATIO`.
+#: Decoded images larger than this (bytes) must not exceed the compression ratio `MAX_RATIO`.
 LARGE = 16 * 2**20
-#: Without loss, radiographs are compressed 2 to 10 times. A large picture beyond this is blank, or made to do harm.
+#: Lossless compression of radiographs reaches 2 to 10. A large image beyond this ratio is blank or malicious.
 MAX_RATIO = 100
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file claims of its picture.
+    """The claims of an image header.
 
     Attributes
     ----------
     format
         `JPEG`, `PNG`, `TIFF`, `BMP` or `WebP`.
     height, width
-        In pixels, as stored: before the EXIF orientation is applied.
+        Stored size in pixels, before the EXIF orientation is applied.
     stored
-        Bytes of the file that hold pixels.
+        Number of bytes of the file that contain pixels.
     least
-        The fewest bytes that can hold so many pixels in this compression.
+        Minimum number of bytes for this number of pixels in this compression.
     memory
-        Bytes that the decoder takes, about.
+        Approximate memory of the decoder in bytes.
     """
 
     format: str
@@ -45,13 +45,13 @@ class Header:
     memory: int
 
     def check(self, name: str, max_pixels: int = MAX_PIXELS) -> None:
-        """Refuse claims that are too large, or larger than the file can hold.
+        """Refuse images that are too large, or larger than the file can contain.
 
         Raises
         ------
         ImageError
-            If the picture has no pixels or more than `max_pixels`, if the file is too short to hold them, or if its
-            decoder would take more than `MAX_BYTES_PER_PIXEL` bytes for each pixel of the limit.
+            If the image has no pixels or more than `max_pixels`, if the file is too short to contain them, or if its
+            decoder would need more than `MAX_BYTES_PER_PIXEL` bytes for each pixel of the limit.
         """
         claim = f"{name}: {self.format} of {self.width}×{self.height} pixels"
         limit = max_memory(max_pixels)
@@ -61,7 +61,7 @@ class Header:
             raise ImageError(f"{claim}; expected at most {max_pixels:,} pixels. Shrink it, or raise the limit")
         if self.least > self.stored:
             raise ImageError(
-                f"{claim} in {self.stored:,} bytes; expected at least {self.least:,} bytes for so many pixels. "
+                f"{claim} in {self.stored:,} bytes; expected at least {self.least:,} bytes for this number of pixels. "
                 "The file is corrupt, cut short or blank: copy it again"
             )
         if self.memory > limit:
@@ -72,10 +72,10 @@ class Header:
 
 
 def max_memory(max_pixels: int) -> int:
-    """Bytes that reading one picture may take: its file, or its decoder."""
+    """Maximum number of bytes of an image file, and of the memory of its decoder."""
     return int(MAX_BYTES_PER_PIXEL * max_pixels)
 
 
 def least_bytes(decoded: int, ratio: int) -> int:
-    """The fewest bytes for `decoded` bytes of pixels in a compression that reaches `ratio` at most."""
+    """Minimum number of bytes for `decoded` bytes of pixels in a compression with at most this `ratio`."""
     return -(-decoded // (min(ratio, MAX_RATIO) if decoded > LARGE else ratio))

@@ -1,6 +1,6 @@
-"""bytes | path | array | DICOM -> uint8 grayscale, or a typed error.
+"""Decoding of image files, bytes and arrays to 8-bit grayscale.
 
-The only decoder of the project: training, verification and the device all read images here, so that they cannot differ.
+This is the only decoder of the project. Training, verification and the device all use it, so they cannot differ.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cxr_edge.runtime.imaging.signatures import sniff
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | npt.NDArray[np.generic]"
 Gray: TypeAlias = npt.NDArray[np.uint8]
 
-#: Shorter sides than this carry no radiograph (pixels).
+#: Minimum side of a radiograph (pixels).
 MIN_SIDE = 32
 
 
@@ -33,13 +33,13 @@ def read_image(source: ImageSource, min_height: int = 0, min_width: int = 0, max
     Parameters
     ----------
     source
-        Path of an image file, its bytes, or an array: (H, W), (H, W, 1) or (H, W, 3|4) RGB, of uint8 in [0, 255], of
-        another integer type or of float, which are stretched from their own range to [0, 255].
+        Path of an image file, its bytes, or an array of shape (H, W), (H, W, 1) or (H, W, 3|4) RGB. Arrays are uint8 in
+        [0, 255], or of another integer or floating-point type; the range of the latter is stretched to [0, 255].
     min_height, min_width
-        Sides that suffice: a JPEG is decoded at 1/2, 1/4 or 1/8 where both sides stay at least as long. 0 for full
+        Required sides. A JPEG is decoded at 1/2, 1/4 or 1/8 size if both sides stay at least this long; 0 means full
         size. Other sources are always read at full size.
     max_pixels
-        A file with more pixels is refused before it is decoded.
+        Files with more pixels are refused before they are decoded.
 
     Returns
     -------
@@ -48,9 +48,9 @@ def read_image(source: ImageSource, min_height: int = 0, min_width: int = 0, max
     Raises
     ------
     ImageError
-        If the source is missing, empty, corrupt, cut short, not an image, too large, or too small to be a radiograph.
+        If the source is missing, empty, corrupt, truncated, not an image, too large, or too small.
     MissingDecoderError
-        If what decodes the format is not installed; an ImageError, too.
+        If the decoder of the format is not installed. It is also an ImageError.
     """
     if isinstance(source, np.ndarray):
         return _checked(_from_array(source), "array")
@@ -86,7 +86,7 @@ def _decode(data: bytes, name: str, min_height: int, min_width: int, max_pixels:
 
 def _decode_opencv(data: bytes, name: str, kind: str) -> Gray:
     try:
-        # ANYDEPTH keeps 16-bit PNG and TIFF, which plain GRAYSCALE would cut to their upper 8 bits.
+        # ANYDEPTH keeps 16 bits of PNG and TIFF, which GRAYSCALE alone would reduce to the upper 8 bits.
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
     except cv2.error as error:
         reason = error.err or "OpenCV refused it"
@@ -103,7 +103,7 @@ def _from_array(array: npt.NDArray[np.generic]) -> Gray:
     if array.dtype.kind not in "buif":
         raise ImageError(f"array of {array.dtype}; expected integers or real numbers")
     if array.ndim == 3 and array.shape[2] in (3, 4):
-        # The alpha channel is dropped before weighting: cv2 wants uint8, uint16 or float32 here.
+        # cv2 accepts uint8, uint16 or float32 here; the alpha channel is ignored.
         rgb = np.ascontiguousarray(array[:, :, :3])
         if rgb.dtype not in (np.uint8, np.uint16, np.float32):
             rgb = rgb.astype(np.float32)
@@ -120,13 +120,13 @@ def _to_uint8(pixels: npt.NDArray[np.generic], name: str) -> Gray:
 
 
 def stretch(values: npt.NDArray[np.generic], name: str) -> Gray:
-    """Map [min, max] of the image to [0, 255]: detectors fill 10 to 14 of 16 bits, so the type's range says nothing."""
-    with np.errstate(over="ignore"):  # a double that float32 cannot hold becomes infinite
+    """Map [min, max] of the image to [0, 255], because detectors use only 10 to 14 of 16 bits."""
+    with np.errstate(over="ignore"):  # a double beyond the range of float32 becomes infinite
         low, high = float(np.float32(values.min())), float(np.float32(values.max()))
     if not high - low <= float(np.finfo(np.float32).max):
         raise ImageError(f"{name}: pixels that are not finite numbers; expected finite ones. Save the picture again")
     gray = np.empty(values.shape, np.uint8)
-    for row in range(0, len(values), 64):  # bounds the memory of the float32 copy
+    for row in range(0, len(values), 64):  # limits the memory of the float32 copy
         scaled = values[row : row + 64].astype(np.float32)
         scaled -= low
         scaled *= 255.0 / max(high - low, 1e-12)

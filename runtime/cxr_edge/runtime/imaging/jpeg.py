@@ -1,7 +1,7 @@
-"""JPEG -> grayscale with libjpeg-turbo, strictly: whatever libjpeg would only warn about is an error.
+"""Strict decoding of JPEG files to grayscale with libjpeg-turbo: its warnings are errors here.
 
-OpenCV decodes the same pixels with the same library but passes its warnings over, so that corrupt files are read as
-if they were sound. `simplejpeg` also decodes at a reduced scale.
+OpenCV uses the same library but ignores its warnings, so it reads corrupt files as if they were intact. `simplejpeg`
+can also decode at a reduced scale.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from cxr_edge.runtime.imaging.header import Header
 _PROGRESSIVE = 0xC2
 #: Huffman-coded frames of 8×8 transforms (ITU-T T.81, table B.1): baseline, extended sequential, progressive.
 _DECODED = frozenset({0xC0, 0xC1, _PROGRESSIVE})
-#: The others. libjpeg-turbo would decode lossless frames of 8 bits, but it ignores the scale there and writes past the
-#: end of the smaller picture. Arithmetic coding has no least size, and hardly a program writes it.
+#: Other frames. libjpeg-turbo can decode lossless frames of 8 bits, but it ignores the scale and writes past the end of
+#: the smaller image. Arithmetic coding has no minimum size and is hardly used.
 _REFUSED = {
     0xC3: "lossless",
     0xC5: "hierarchical",
@@ -35,8 +35,8 @@ _REFUSED = {
     0xCE: "arithmetic-coded hierarchical progressive",
     0xCF: "arithmetic-coded hierarchical lossless",
 }
-#: Blocks of 8×8 coefficients that the scans of one file may visit together. A visit takes about 10 ns even where the
-#: scan says nothing, so a small file with many empty scans would take minutes. Files of libjpeg have 6 to 10 scans.
+#: Maximum number of 8×8 blocks visited by all scans of a file. A visit takes about 10 ns even in an empty scan, so a
+#: small file with many empty scans would take minutes. Files written by libjpeg have 6 to 10 scans.
 MAX_BLOCK_VISITS = 16_000_000
 _SCAN = 0xDA
 _SCALES = (8, 4, 2)
@@ -44,7 +44,7 @@ _SCALES = (8, 4, 2)
 
 @dataclass(frozen=True)
 class _Frame:
-    """What stands before the first scan: the frame header, and the EXIF orientation in [1, 8]."""
+    """The frame header and the EXIF orientation in [1, 8], which precede the first scan."""
 
     marker: int
     precision: int
@@ -56,16 +56,16 @@ class _Frame:
 
     @property
     def blocks(self) -> int:
-        """How many blocks of 8×8 coefficients all components have together."""
+        """Number of 8×8 blocks of all components."""
         across, down = (max(factor) for factor in zip(*self.sampling, strict=True))
         return sum(-(-self.width * h // (8 * across)) * -(-self.height * v // (8 * down)) for h, v in self.sampling)
 
     def header(self, stored: int, scale: int) -> Header:
-        """What the file claims, when decoded at 1/`scale`."""
-        # Each block takes at least one bit in a first DC scan, and a second one for its AC coefficients unless they
-        # come in scans of their own, where one code can skip 32,767 blocks (T.81, F.1.2 and G.1.2).
+        """The claims of the file if it is decoded at 1/`scale`."""
+        # Each block takes at least one bit in the first DC scan, and a second one for its AC coefficients. In
+        # progressive files these have their own scans, where one code can skip 32,767 blocks (T.81, F.1.2 and G.1.2).
         bits = 1 if self.marker == _PROGRESSIVE else 2
-        channels = 5 if len(self.sampling) == 4 else 1  # CMYK is decoded in full, then converted
+        channels = 5 if len(self.sampling) == 4 else 1  # CMYK is decoded completely, then converted
         buffered = self.marker == _PROGRESSIVE or self.scans > 1
         memory = channels * -(-self.height // scale) * -(-self.width // scale) + buffered * self.blocks * 64 * 2
         return Header("JPEG", self.height, self.width, stored, -(-self.blocks * bits // 8), memory)
@@ -74,30 +74,30 @@ class _Frame:
 def decode_jpeg(
     data: bytes, name: str, min_height: int = 0, min_width: int = 0, max_pixels: int = MAX_PIXELS
 ) -> npt.NDArray[np.uint8]:
-    """Decode a JPEG file to grayscale, upright.
+    """Decode a JPEG file to grayscale and apply its orientation.
 
     Parameters
     ----------
     data
-        The whole file. Bytes after the end of the picture are passed over.
+        The whole file. Bytes after the end of the image are ignored.
     name
-        What errors call it.
+        Name of the file in errors.
     min_height, min_width
-        Sides of the upright picture that suffice: the picture is decoded at 1/2, 1/4 or 1/8 if both sides stay at
-        least as long; 0 for full size. libjpeg has other eighths too; these three have fast transforms and are
-        nearer to averages of pixels (on 70 radiographs, with sides of at least 448, by 0.16 instead of 0.34 gray
-        levels after the area average, in the same time).
+        Required sides of the upright image. It is decoded at 1/2, 1/4 or 1/8 size if both sides stay at least this
+        long; 0 means full size. libjpeg offers other eighths too, but these three have fast transforms and are closer
+        to averages of pixels: on 70 radiographs with sides of at least 448 they differ by 0.16 instead of 0.34 grey
+        levels after area averaging, in the same time.
     max_pixels
-        More pixels than this are refused.
+        Files with more pixels are refused.
 
     Returns
     -------
-    (H, W) uint8 in [0, 255]; colour becomes luminance, EXIF orientation is applied.
+    (H, W) uint8 in [0, 255]. Colour is converted to luminance, and the EXIF orientation is applied.
 
     Raises
     ------
     ImageError
-        If the file is corrupt, cut short, too large, of a kind that libjpeg does not decode to 8 bits, or if
+        If the file is corrupt, truncated, too large, or of a kind that libjpeg does not decode to 8 bits, or if
         simplejpeg is not installed.
     """
     try:
@@ -109,7 +109,7 @@ def decode_jpeg(
             f"{name}: {_REFUSED.get(frame.marker, 'lossy')} JPEG of {frame.precision} bits; expected a baseline or "
             "progressive JPEG of 8 bits. Save it as PNG, which keeps up to 16 bits"
         )
-    if frame.orientation > 4:  # these swap the sides
+    if frame.orientation > 4:  # these orientations swap the sides
         min_height, min_width = min_width, min_height
     scale = _scale(frame.height, frame.width, min_height, min_width)
     frame.header(len(data), scale).check(name, max_pixels)
@@ -127,7 +127,7 @@ def _decode(data: bytes, name: str, frame: _Frame, scale: int) -> npt.NDArray[np
     except ModuleNotFoundError as error:
         raise ImageError(f"{name}: JPEG cannot be read without simplejpeg; run: pip install simplejpeg") from error
     try:
-        # Given these sides, simplejpeg takes exactly 1/`scale`: the next smaller factor falls short of them.
+        # With these sides simplejpeg uses exactly 1/`scale`, because the next smaller size is below them.
         gray = simplejpeg.decode_jpeg(
             data, "GRAY", min_height=-(-frame.height // scale), min_width=-(-frame.width // scale), strict=True
         )[:, :, 0]
@@ -148,7 +148,7 @@ def _scale(height: int, width: int, min_height: int, min_width: int) -> int:
 
 
 def _read_frame(data: bytes) -> _Frame:
-    """Walk the segments up to the first scan, exactly as libjpeg does or else fail: the two must see the same frame."""
+    """Read the segments up to the first scan exactly as libjpeg does, or fail; both must see the same frame."""
     frame, orientation = None, 0
     for marker, segment, end in _segments(data):
         if marker in _DECODED or marker in _REFUSED:
@@ -161,12 +161,12 @@ def _read_frame(data: bytes) -> _Frame:
             start = end
     if not frame:
         raise ValueError("no frame before the first scan")
-    # FF DA is a marker wherever it stands in the scans: an FF of their data is followed by 00.
+    # FF DA is a marker wherever it occurs in the scans, because FF in their data is followed by 00.
     return replace(frame, scans=1 + data.count(b"\xff\xda", start), orientation=orientation or 1)
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """Marker, content and end of each segment, up to the first start of a scan."""
+    """Yield marker, content and end of each segment, up to the start of the first scan."""
     at, marker = 2, 0
     while marker != _SCAN:
         while data[at + 1] == 0xFF == data[at]:  # padding
@@ -188,7 +188,7 @@ def _parse_frame(marker: int, segment: bytes) -> _Frame:
 
 
 def exif_orientation(exif: bytes) -> int:
-    """The orientation that an EXIF block (a small TIFF file) tells, in [1, 8]; 1, upright, if it tells none."""
+    """The orientation in an EXIF block (a small TIFF file), in [1, 8]; 1 (upright) if there is none."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None:
         return 1

@@ -1,4 +1,4 @@
-"""Grayscale radiograph -> network input. The only preprocessing in the project."""
+"""Preprocessing of radiographs to the input of the network; the project has no other."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from cxr_edge.runtime.choices import MAX_PIXELS
 from cxr_edge.runtime.errors import ImageError
 from cxr_edge.runtime.imaging.image import Gray, ImageSource, read_image
 
-#: A JPEG is decoded to sides of at least so many times the network's input, then area-averaged. The reduced transforms
-#: of libjpeg only come near to an average of pixels. On 70 radiographs of 0.1 to 4 megapixels:
+#: A JPEG is decoded to sides of at least this many times the network's input, then area-averaged. The reduced
+#: transforms of libjpeg only approximate an average of pixels. Measured on 70 radiographs of 0.1 to 4 megapixels:
 #:
 #: ===== ======= =========================== ==================== =================
 #: scale reduced time against OpenCV alone   max |Δp|: fp32, int8 flips: fp32, int8
@@ -27,20 +27,20 @@ from cxr_edge.runtime.imaging.image import Gray, ImageSource, read_image
 #: none  0       0.81                        0.000, 0.004         0, 0
 #: ===== ======= =========================== ==================== =================
 #:
-#: Pictures of a detector, with sides of 2,000 to 4,300 pixels, are all reduced at 3.
+#: Images of detectors have sides of 2,000 to 4,300 pixels and are all reduced at 3.
 SCALE = 3
-#: The sums of an integral image of more pixels do not fit 32 bits: 2^31 / 255.
+#: Maximum number of pixels of an integral image with 32-bit sums: 2^31 / 255.
 MAX_INTEGRAL = 2**31 // 255
 T = TypeVar("T")
 
 
 def minimum_sides(height: int = 224, width: int = 224) -> tuple[int, int]:
-    """Height and width that suffice for `read_image` if `preprocess` resizes to `height` × `width` afterwards."""
+    """Sides that `read_image` must deliver if `preprocess` resizes to `height` × `width` afterwards."""
     return SCALE * height, SCALE * width
 
 
 def read_input(source: ImageSource, height: int = 224, width: int = 224, max_pixels: int = MAX_PIXELS) -> Gray:
-    """Read one radiograph as the network's input: training, verification and the device all read through this.
+    """Read one radiograph as the network's input; training, verification and the device all use this function.
 
     Returns
     -------
@@ -57,8 +57,8 @@ def read_input(source: ImageSource, height: int = 224, width: int = 224, max_pix
 def preprocess(gray: Gray, height: int = 224, width: int = 224) -> Gray:
     """Resize one radiograph to the network's input.
 
-    The aspect ratio is not kept: the networks are trained that way. Area interpolation when shrinking, because it
-    averages every source pixel (bilinear skips most of them and moved probabilities by up to 0.35).
+    The aspect ratio is not kept, as in training. Reduction uses area averaging, which uses every source pixel; bilinear
+    interpolation skips most of them and changed probabilities by up to 0.35.
 
     Parameters
     ----------
@@ -81,11 +81,11 @@ def preprocess(gray: Gray, height: int = 224, width: int = 224) -> Gray:
 def _area_average(gray: Gray, height: int, width: int) -> Gray:
     """Average the area under each pixel of the result.
 
-    Equal to `cv2.INTER_AREA` up to rounding, in half its time: the integral image is interpolated at the corners of
-    the areas, which is exact because it is bilinear within a pixel (F. C. Crow, "Summed-area tables for texture
-    mapping", SIGGRAPH 1984). Only integers and single IEEE operations, so every processor gives the same bits.
+    The result equals `cv2.INTER_AREA` up to rounding, in half the time. The integral image is interpolated at the
+    corners of the areas, which is exact because it is bilinear within a pixel (F. C. Crow, "Summed-area tables for
+    texture mapping", SIGGRAPH 1984). Integers and single IEEE operations give the same bits on every processor.
     """
-    sums = cv2.integral(gray)  # (H + 1, W + 1) int32: of all pixels above and to the left
+    sums = cv2.integral(gray)  # (H + 1, W + 1) int32: sum of all pixels above and to the left
     y, down = _edges(gray.shape[0], height)
     x, right = _edges(gray.shape[1], width)
     upper = sums.take(y, axis=0)
@@ -99,7 +99,7 @@ def _area_average(gray: Gray, height: int, width: int) -> Gray:
 
 
 def _edges(size: int, parts: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-    """The edges of `parts` equal parts of `size` pixels: the pixel that each lies in, and how far in it, in [0, 1]."""
+    """Edges of `parts` equal parts of `size` pixels: index of the pixel, and position within it in [0, 1]."""
     edges = np.arange(parts + 1, dtype=np.float64) * (size / parts)
     whole: npt.NDArray[np.intp] = np.minimum(edges.astype(np.intp), size - 1)
     return whole, edges - whole
@@ -115,13 +115,13 @@ def _at_columns(
 def read_inputs(
     sources: Sequence[ImageSource], height: int = 224, width: int = 224, max_pixels: int = MAX_PIXELS
 ) -> Iterator[Gray | ImageError]:
-    """Decode and preprocess many images on all cores, in order, a few at a time.
+    """Decode and preprocess many images on all cores, in order, in chunks.
 
     Yields
     ------
     (height, width, 1) uint8, or the `ImageError` of an image that cannot be read.
     """
-    from concurrent.futures import ThreadPoolExecutor  # 3 ms, which a single image need not wait for
+    from concurrent.futures import ThreadPoolExecutor  # takes 3 ms, which a single image does not need
 
     def read(source: ImageSource) -> Gray | ImageError:
         try:
@@ -130,12 +130,12 @@ def read_inputs(
             return error
 
     with ThreadPoolExecutor(cpu_count()) as pool:
-        for chunk in chunks(sources, 64):  # bounds the memory that decoded images take
+        for chunk in chunks(sources, 64):  # limits the memory of decoded images
             yield from pool.map(read, chunk)
 
 
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Cut `items` into lists of at most `size`."""
+    """Split `items` into lists of at most `size`."""
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk

@@ -1,12 +1,12 @@
-"""What a file is, by its first bytes."""
+"""Recognition of file formats by their first bytes."""
 
 from __future__ import annotations
 
 from struct import unpack_from
 
-#: So many first bytes of a file decide (a DICOM preamble and its magic word).
+#: Number of bytes that suffice: a DICOM preamble and its magic word.
 HEAD = 132
-#: What `read_image` reads, for messages.
+#: Formats that `read_image` reads, for messages.
 ACCEPTED = "JPEG, PNG, TIFF, BMP, WebP or DICOM"
 
 _SIGNATURES = {
@@ -24,7 +24,7 @@ _BMP_HEADER_SIZES = (12, 40, 52, 56, 64, 108, 124)
 
 
 def sniff(head: bytes) -> str | None:
-    """The format of a file by its first `HEAD` bytes: `JPEG`, `PNG`, …, `DICOM`; None if it is none of `ACCEPTED`."""
+    """The format of a file by its first `HEAD` bytes: `JPEG`, `PNG`, …, `DICOM`; None for unknown formats."""
     for signature, kind in _SIGNATURES.items():
         if head.startswith(signature):
             return kind
@@ -36,10 +36,10 @@ def sniff(head: bytes) -> str | None:
 
 
 def starts_data_set(head: bytes) -> bool:
-    """Whether `head` starts with the element that a DICOM data set starts with: group 0002 or 0008, low number.
+    """Whether `head` starts like a DICOM data set: with a low element of group 0002 or 0008.
 
-    Three things must agree, because no magic word tells: group, element number, and a known type (explicit VR) or a
-    length that such an element can have (implicit VR).
+    There is no magic word, so three conditions must hold: the group, the element number, and a known type (explicit VR)
+    or a plausible length (implicit VR).
     """
     if len(head) < 12:
         return False
@@ -55,5 +55,5 @@ def starts_data_set(head: bytes) -> bool:
 
 
 def _is_bmp(head: bytes) -> bool:
-    """Two letters alone would let many texts through, so the size of the second header must be one that exists."""
+    """Check the magic word and the size of the second header, because many texts start with the two letters."""
     return len(head) >= 18 and head[:2] == b"BM" and unpack_from("<I", head, 14)[0] in _BMP_HEADER_SIZES

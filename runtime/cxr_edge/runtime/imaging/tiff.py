@@ -1,4 +1,4 @@
-"""What a TIFF or BigTIFF file claims of its first picture (Adobe, "TIFF Revision 6.0", 1992)."""
+"""Header checks of TIFF and BigTIFF files (Adobe, "TIFF Revision 6.0", 1992)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from cxr_edge.runtime.imaging.header import Header, least_bytes
 
-#: Deflate reaches at most 1032 to 1 (https://zlib.net/zlib_tech.html).
+#: Maximum ratio of Deflate (https://zlib.net/zlib_tech.html).
 DEFLATE_RATIO = 1032
-#: Compressions that are read, with the most that each can reach. LZW: a code of 12 bits for at most 3,839 bytes;
-#: PackBits: 2 bytes for at most 128. JPEG inside TIFF is not read, because OpenCV does not report corrupt data there.
+#: Supported compressions and the maximum ratio of each. LZW: a code of 12 bits for at most 3,839 bytes; PackBits: 2
+#: bytes for at most 128. JPEG inside TIFF is not supported, because OpenCV does not report corrupt data there.
 _RATIO = {1: 1, 5: 2560, 8: DEFLATE_RATIO, 32946: DEFLATE_RATIO, 32773: 64}
 _DEFLATE = frozenset({8, 32946})
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _OFFSETS, _SAMPLES, _ROWS, _COUNTS, _PLANAR = (
@@ -27,7 +27,7 @@ _WANTED = frozenset(
     {_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _OFFSETS, _SAMPLES, _ROWS, _COUNTS, _PLANAR}
     | {_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS}
 )
-_INFLATED = 2**20  # bytes at a time, so that a strip takes no more memory than that
+_INFLATED = 2**20  # bytes at a time; limits the memory for a strip
 _DTYPES = {1: "u1", 3: "u2", 4: "u4", 16: "u8"}
 Values: TypeAlias = "npt.NDArray[np.uint64]"
 Tags: TypeAlias = "Mapping[int, Values]"
@@ -35,14 +35,14 @@ Tags: TypeAlias = "Mapping[int, Values]"
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the pixels lie in strips or tiles ("pieces")."""
+    """Layout of the pixels in strips or tiles ("pieces")."""
 
     height: int
     width: int
     bits: int
     samples: int
     compression: int
-    planes: int  # 1, or `samples` if each sample has pieces of its own
+    planes: int  # 1, or `samples` if each sample has its own pieces
     tiled: bool
     piece_height: int
     piece_width: int
@@ -59,7 +59,7 @@ class _Layout:
 
     @property
     def decoded(self) -> int:
-        """Bytes of all pixels; strips at the bottom are cut to the picture, tiles are whole."""
+        """Number of bytes of all pixels; strips end with the image, tiles are complete."""
         if self.tiled:
             return self.pieces * self.piece_height * self.row_bytes
         return self.planes * self.height * self.row_bytes
@@ -71,9 +71,9 @@ def read_tiff(data: bytes) -> Header:
     Raises
     ------
     ValueError
-        If the file contradicts itself or is of a kind that is not read; the text goes after "TIFF file".
+        If the file contradicts itself or is of an unsupported kind. The text continues "TIFF file".
     struct.error
-        If the file is cut short.
+        If the file is truncated.
     """
     layout, size = _read_layout(data), len(data)
     if layout.compression not in _RATIO:
@@ -91,21 +91,21 @@ def read_tiff(data: bytes) -> Header:
         raise ValueError(f"has strips or tiles that lie past its end of {size:,} bytes; copy the file again")
     ratio = _RATIO[layout.compression]
     least = least_bytes(layout.decoded, ratio) if ratio > 1 else layout.decoded
-    # OpenCV decodes piece by piece, at up to 4 bytes a pixel. Pixels of more than 8 bits are then stretched to 8.
+    # OpenCV decodes piece by piece, with up to 4 bytes per pixel. Pixels of more than 8 bits are then stretched to 8.
     piece = layout.piece_height * max(layout.row_bytes, 4 * layout.piece_width)
     memory = layout.height * layout.width * (2 if layout.bits <= 8 else 1 + layout.bits // 4) + piece
     return Header("TIFF", layout.height, layout.width, min(int(layout.counts.sum()), size), least, memory)
 
 
 def check_sums(data: bytes) -> None:
-    """Check the checksum of each strip or tile that Deflate compressed; the other compressions have none.
+    """Verify the checksum of each strip or tile compressed with Deflate; other compressions have none.
 
-    OpenCV would read corrupt strips of 8 bits as if they were sound. Call this for a file whose `Header.check` held.
+    OpenCV reads corrupt strips of 8 bits as if they were intact. Call this only after `Header.check`.
 
     Raises
     ------
     ValueError
-        If one is wrong; the text goes after "TIFF file".
+        If a checksum is wrong. The text continues "TIFF file".
     """
     layout = _read_layout(data)
     if layout.compression not in _DEFLATE:
@@ -117,7 +117,7 @@ def check_sums(data: bytes) -> None:
 
 
 def _inflates(content: memoryview, most: int) -> bool:
-    """Whether this is sound Deflate data of at most so many bytes, inflated a piece at a time."""
+    """Whether this is intact Deflate data of at most `most` bytes; it is inflated in small parts."""
     inflating, rest = zlib.decompressobj(), bytes(content)
     try:
         while rest and most >= 0:

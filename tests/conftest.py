@@ -1,11 +1,24 @@
 """A small real chain, made once: drawn radiographs, a network trained on them, its bundle."""
 
+import gc
 import os
+import sys
 from pathlib import Path
 
 import pytest
+from support import needs_shared
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs the trained chain as `slow`, and what needs ../shared as `data`."""
+    for item in items:
+        # `bundle` needs `run`, except in tests/runtime, where it is the packaged model.
+        if "run" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
+        if needs_shared.mark in item.iter_markers("skipif"):
+            item.add_marker("data")
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,7 @@ def exported(network):
     return onnx_from_keras(deployment_model(network, 1.7, novelty))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "weights", "size", "most_pixels"),
     [

@@ -7,6 +7,8 @@ from cxr_edge.train.fit.fold import deployable
 from cxr_edge.train.fit.geometry import heatmap_geometry
 from cxr_edge.train.fit.models import ARCHITECTURES, build
 
+pytestmark = pytest.mark.slow
+
 PIXELS = np.random.default_rng(0).integers(60, 190, (4, 224, 224, 1), dtype=np.uint8)
 WEIGHTS = SHARED / "weights" / "mobilenet_v2_imagenet_notop.weights.h5"
 

@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from cxr_edge.common.run import Run
-import pytest
 
 pytestmark = pytest.mark.slow
 

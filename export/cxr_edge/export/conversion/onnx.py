@@ -69,7 +69,7 @@ def _early_garbage_collection() -> Iterator[None]:
     thresholds = gc.get_threshold()
     gc.freeze()  # existing objects are neither searched nor counted
     gc.collect()
-    gc.set_threshold(thresholds[0], thresholds[1], 1)
+    gc.set_threshold(thresholds[0], 1, 1)
     try:
         yield
     finally:

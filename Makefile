@@ -5,14 +5,28 @@ BIN := $(VENV)/bin
 # `make demo DATA=chest_xray WEIGHTS=backbone.weights.h5` runs on real radiographs.
 DATA ?=
 WEIGHTS ?= imagenet
+TESTS ?=
 
-.PHONY: demo test check docs setup clean
+.PHONY: demo test test-fast coverage check docs setup clean
 
 demo: setup
 	$(BIN)/cxr-edge demo $(DATA) --weights $(WEIGHTS) -o demo
 
 test: setup
 	$(BIN)/python -m pytest
+
+# Without the tests that train or export a network, or run for many seconds.
+test-fast: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+# Of the whole suite, or of a part: make coverage TESTS='tests/runtime' or TESTS='-m "not slow"'.
+coverage: setup
+	mkdir -p build/coverage
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage html --quiet
+	$(BIN)/coverage report
 
 check: setup
 	$(BIN)/ruff check .

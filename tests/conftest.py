@@ -1,11 +1,36 @@
 """A small real chain, made once: drawn radiographs, a network trained on them, its bundle."""
 
+import ctypes
+import gc
 import os
+import sys
 from pathlib import Path
 
 import pytest
+from support import needs_shared
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs the trained chain as `slow`, and what needs ../shared as `data`."""
+    for item in items:
+        # `bundle` needs `run`, except in tests/runtime, where it is the packaged model.
+        if "run" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
+        if needs_shared.mark in item.iter_markers("skipif"):
+            item.add_marker("data")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def free_memory():
+    """Give back what Keras, TensorFlow and tf2onnx keep after each module: the whole suite is one process."""
+    yield
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.clear_session(free_memory=True)
+    gc.collect()
+    if sys.platform == "linux":
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)  # glibc keeps freed memory otherwise
 
 
 @pytest.fixture(scope="session")
@@ -26,14 +51,12 @@ def xray(phantoms) -> Path:
 
 @pytest.fixture(scope="session")
 def run(phantoms, tmp_path_factory) -> Path:
-    """A cnn trained on the phantoms, a little."""
+    """A cnn that has learned enough from the phantoms to decide and to be rounded like one that is in use."""
     from cxr_edge.train.fit.config import TrainConfig
     from cxr_edge.train.fit.training import train
 
     folder = tmp_path_factory.mktemp("chain") / "run"
-    config = TrainConfig(
-        "cnn", "none", epochs=12, batch_size=4, learning_rate=1e-3, val_fraction=0.2, augment=False
-    )  # so few images teach nothing when they are also changed
+    config = TrainConfig("cnn", "none", epochs=40, batch_size=4, learning_rate=3e-3, val_fraction=0.2)
     train(phantoms, folder, config)
     return folder
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from support import ROOT
 
+pytestmark = pytest.mark.slow
+
 #: Why a test of the runtime may be skipped with core, LiteRT and pytest.
 SKIPPED_HERE = (
     "ONNX Runtime is not installed|the engine onnx is not installed|litert is installed|real radiographs"

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 #: Every option that changes the network or its training is in one of them.
 OPTIONS = {
     "mobilenetv2": "--alpha 0.35 --size 64 --border-crop 0.1 --loss focal --class-weights",

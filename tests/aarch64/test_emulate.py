@@ -10,6 +10,7 @@ from aarch64.outputs import describe, write_inputs
 from support import needs_litert
 
 
+@pytest.mark.slow
 def test_help_says_what_is_needed_and_every_option():
     program = Path(emulate.__file__)
     done = subprocess.run([sys.executable, program, "--help"], capture_output=True, text=True, check=True)

@@ -87,6 +87,7 @@ def test_bench_needs_images(cli, bundle, tmp_path):
     assert code == 2 and "no image files" in err
 
 
+@pytest.mark.slow
 def test_the_demo_runs_the_chain_and_its_page_stands_alone(cli, tmp_path):
     code, out, err = cli("demo", "-o", tmp_path / "demo", "--patients", 12, "--epochs", 1)
     assert code == 0, err

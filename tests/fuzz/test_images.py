@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("cxr_edge.runtime.engines")
 PROGRAM = Path(__file__).with_name("images.py")
 

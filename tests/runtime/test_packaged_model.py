@@ -1,7 +1,8 @@
 """The model that ships inside the package."""
 
+import numpy as np
 import pytest
-from support import SHARED, needs_litert, needs_onnx, needs_shared
+from support import LITERT, ONNX, SHARED, needs_shared
 
 from cxr_edge.runtime import Bundle, load
 from cxr_edge.runtime.predictor import packaged_model
@@ -23,16 +24,13 @@ def test_its_manifest_holds_no_path_of_the_machine_that_made_it():
 
 
 @needs_shared
-@pytest.mark.parametrize(
-    ("engine", "least_right"),
-    [pytest.param("onnx", 22, marks=needs_onnx), pytest.param("litert", 21, marks=needs_litert)],
-)
-def test_it_decides_on_originals_as_on_what_it_was_trained_on(engine, least_right):
-    """Decode, resize and decide on 24 files as users will meet them, most of them trained on at the network's size."""
+@pytest.mark.parametrize("engine", [ONNX, LITERT])
+def test_it_decides_on_originals_as_on_what_it_was_trained_on(engine):
+    """Decode, resize and decide on files as users will meet them, most of them trained on at the network's size."""
     predictor = load(engine=engine)
     originals = sorted((SHARED / "data" / "originals").rglob("*.jpeg"))
     copies = {path.name: path for path in (SHARED / "data" / "chest_xray").rglob("*.jpeg")}
     small = [copies[path.name] for path in originals]
-    found, expected = ([p.label for p in predictor.predict_many(paths)] for paths in (originals, small))
-    assert sum(a == b for a, b in zip(found, expected, strict=True)) >= 23
-    assert sum(path.parent.name == label for path, label in zip(originals, found, strict=True)) >= least_right
+    found, expected = (np.array([p.label for p in predictor.predict_many(paths)]) for paths in (originals, small))
+    assert np.mean(found == expected) >= 23 / 24
+    assert np.mean(found == [path.parent.name for path in originals]) >= 22 / 24

@@ -45,16 +45,21 @@ def exported(network):
     return onnx_from_keras(deployment_model(network, 1.7, novelty))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("arch", "weights", "size"),
+    ("arch", "weights", "size", "most_pixels"),
     [
-        ("cnn", "none", 96),
-        ("resnet50", "none", 64),
-        pytest.param("mobilenetv2", str(BACKBONE), 224, marks=needs_shared),
-        ("mobilenetv2", "none", 96),
+        ("cnn", "none", 96, 1e-4),
+        ("resnet50", "none", 64, 1e-4),
+        # Some ReLUs of this network stand at 0 on noise. A rounding error decides whether such a unit counts, and moves
+        # all pixels that it sees. GradientTape itself moves as far when the pixels change by 3e-7 of themselves: on 24
+        # images a tenth of the pixels by up to 6e-4 and single pixels by up to 0.041; between file and tape it is 5e-4
+        # and 0.016.
+        pytest.param("mobilenetv2", str(BACKBONE), 224, 1e-3, marks=needs_shared),
+        ("mobilenetv2", "none", 96, 1e-4),
     ],
 )
-def test_the_gradient_is_gradienttapes(arch, weights, size):
+def test_the_gradient_is_gradienttapes(arch, weights, size, most_pixels):
     import keras
     import tensorflow as tf
 
@@ -75,9 +80,8 @@ def test_the_gradient_is_gradienttapes(arch, weights, size):
     np.testing.assert_allclose(logits, logit.numpy(), atol=1e-4, rtol=1e-4)
     for got, tape_gradient in zip(gradient, expected, strict=True):
         assert got.ravel() @ tape_gradient.ravel() >= 0.9999 * np.linalg.norm(got) * np.linalg.norm(tape_gradient)
-        # A unit on the very edge of its ReLU may fall on either side, and moves the pixels that it sees.
         error = np.abs(got - tape_gradient) / np.abs(tape_gradient).max()
-        assert np.quantile(error, 0.9) <= 1e-3 and error.max() <= 0.1
+        assert np.quantile(error, 0.9) <= most_pixels and error.max() <= 0.05
     one_by_one = np.concatenate([engine.run(["gradient"], {"image": image[np.newaxis]})[0] for image in images])
     np.testing.assert_allclose(one_by_one, gradient, atol=1e-4 * np.abs(gradient).max())
 

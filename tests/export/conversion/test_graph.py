@@ -17,6 +17,8 @@ from cxr_edge.runtime.engines.onnx import OnnxEngine
 from cxr_edge.train.fit.fold import deployable
 from cxr_edge.train.fit.models import build
 
+pytestmark = pytest.mark.slow
+
 TEMPERATURE = 1.7
 
 

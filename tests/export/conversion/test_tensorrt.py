@@ -16,6 +16,8 @@ from cxr_edge.runtime.bundles.bundle import InputContract
 from cxr_edge.runtime.engines.tensorrt import PlanOptions, Target
 from cxr_edge.runtime.errors import EngineError
 
+pytestmark = pytest.mark.slow
+
 OURS = (
     ROOT / "runtime" / "cxr_edge" / "runtime" / "engines" / "tensorrt.py",
     ROOT / "export" / "cxr_edge" / "export" / "conversion" / "tensorrt.py",

@@ -42,7 +42,7 @@ def test_a_sound_bundle_passes_and_is_recorded(cli, copy, phantoms, gates):
         assert rows[name]["heatmap_rank_correlation"] >= 0.9999
     assert rows["model.fp32.tflite"]["backend"] == "CPU, XNNPACK delegate"
     pillow, nearest, bilinear = json.loads(out)["preprocessing"]
-    assert "Pillow" in pillow["loader"] and pillow["flips"] < pillow["images"] / 5  # a small, unsure network
+    assert pillow["flips"] <= 2 and "Pillow" in pillow["loader"]
     # Keras takes the nearest pixel unless told otherwise, and that is the farthest from an area's mean.
     assert 0 < bilinear["pixel_mean"] < nearest["pixel_mean"] > pillow["pixel_mean"] > 0
     assert nearest["probability_max"] > 0
@@ -184,7 +184,7 @@ def test_another_run_is_not_the_reference(cli, copy, phantoms, run, tmp_path):
     record = json.loads((other / "run.json").read_text())
     (other / "model.keras").write_bytes(b"another network")
     code, _, err = cli("verify", copy, "--data", phantoms, "--run", other)
-    assert code == 2 and "not the network" in err
+    assert code == 2 and "model.keras" in err and "sha256" in err
     record["model_sha256"] = sha256(other / "model.keras")
     (other / "run.json").write_text(json.dumps(record))
     code, _, err = cli("verify", copy, "--data", phantoms, "--run", other)

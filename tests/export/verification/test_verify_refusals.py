@@ -1,6 +1,5 @@
 """What `verify` refuses before any work, and what can never pass; no training needed."""
 
-import json
 import math
 import shutil
 from dataclasses import replace
@@ -8,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cxr_edge.common.run import Run
 from cxr_edge.export.verification.gates import DEFAULTS, Gate, gate_for, is_default_or_stricter
 from cxr_edge.export.verification.verify import FileResult, Verification, _check_finite, open_for_verification
 from cxr_edge.runtime import Bundle, BundleError, UsageError
@@ -48,24 +46,6 @@ def test_a_verdict_that_cannot_be_written_is_refused_before_the_work(cli, copy):
 def test_a_probe_leaves_nothing_behind(tmp_path):
     check_writable(tmp_path / "folder" / "file")
     assert list((tmp_path / "folder").iterdir()) == []
-
-
-@pytest.mark.parametrize("lacks", ["model.keras", "novelty.npz"])
-def test_a_run_that_lacks_a_file_names_it(tmp_path, lacks):
-    for name in {"model.keras", "novelty.npz"} - {lacks}:
-        (tmp_path / name).write_bytes(b"")
-    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    record = {"schema_version": 1, "model_sha256": empty, "novelty_sha256": empty}
-    (tmp_path / "run.json").write_text(json.dumps(record))
-    with pytest.raises(BundleError, match=rf"{lacks}: missing; copy the whole run"):
-        Run.open(tmp_path)
-
-
-@pytest.mark.parametrize("text", ["[]", "3", "null"])
-def test_a_run_record_that_is_no_object_is_refused(tmp_path, text):
-    (tmp_path / "run.json").write_text(text)
-    with pytest.raises(BundleError, match=r"run\.json: found schema_version None, expected 1"):
-        Run.open(tmp_path)
 
 
 def test_a_file_that_was_held_to_no_limit_does_not_pass():

@@ -2,7 +2,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 
 import cv2
 import numpy as np
@@ -129,10 +129,10 @@ CLAIMS = [
 
 @pytest.mark.parametrize(("data", "says"), CLAIMS, ids=[f"{i}: {says}" for i, (_, says) in enumerate(CLAIMS)])
 def test_claims_that_the_file_cannot_hold_are_refused_at_once(data, says):
-    start = perf_counter()
+    start = process_time()
     with pytest.raises(ImageError, match=f"^bytes: .*({says})"):
         read_image(data)
-    assert perf_counter() - start < 0.1
+    assert process_time() - start < 0.1
 
 
 def test_refused_claims_take_no_memory(tmp_path):

@@ -1,6 +1,6 @@
 import struct
 from concurrent.futures import ThreadPoolExecutor
-from time import perf_counter
+from time import process_time
 
 import cv2
 import numpy as np
@@ -134,10 +134,10 @@ def test_no_frame_is_hidden_from_the_walk():
     ],
 )
 def test_claims_are_refused_at_once(data, says):
-    start = perf_counter()
+    start = process_time()
     with pytest.raises(ImageError, match=says):
         read_image(data)
-    assert perf_counter() - start < 0.1
+    assert process_time() - start < 0.1
 
 
 def test_a_bomb_of_scans_is_refused():

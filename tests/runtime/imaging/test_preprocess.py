@@ -73,6 +73,18 @@ def test_enlarging_works():
     assert preprocess(np.full((50, 300), 9, np.uint8)).shape == (224, 224, 1)
 
 
+@pytest.mark.parametrize("shape", [(100, 600), (600, 100), (223, 225), (100, 100)])
+def test_an_image_that_is_too_small_in_one_direction_is_interpolated(shape):
+    """Areas of less than a pixel would give steps: averaging is for images that shrink in both directions."""
+    gray = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    interpolated, averaged = (
+        cv2.resize(gray, (224, 224), interpolation=each) for each in (cv2.INTER_LINEAR, cv2.INTER_AREA)
+    )
+    np.testing.assert_array_equal(preprocess(gray)[:, :, 0], interpolated)
+    if shape != (100, 100):  # where both sides grow, OpenCV's area interpolation is a linear one
+        assert (interpolated != averaged).any()
+
+
 def test_read_inputs_keeps_order_and_passes_errors_on(xray, tmp_path):
     results = list(read_inputs([xray, tmp_path / "absent", xray] * 40))
     assert len(results) == 120

@@ -77,13 +77,6 @@ def test_each_resample_is_measured_as_scikit_learn_would():
             assert found[name][row] == pytest.approx(expected)
 
 
-def test_calibration_error_by_hand():
-    labels, probability = np.array([0, 1, 1, 1]), np.array([0.2, 0.21, 0.9, 1.0])
-    # Bins of 1/15: 0.2 and 0.21 share one, with mean 0.205 and half sick; 0.9 and 1.0 have bins of their own.
-    error = calibration_error(labels, probability, equal_width_bins(probability))
-    assert error == pytest.approx((2 * (0.5 - 0.205) + 0.1 + 0) / 4)
-
-
 def test_bins_of_equal_mass_hold_as_many_images_whatever_their_probabilities():
     probability = np.random.default_rng(0).beta(0.1, 0.1, 300)
     index = rank_index(probability)

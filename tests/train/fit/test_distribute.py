@@ -7,8 +7,11 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from cxr_edge.common.run import Run
+
+pytestmark = pytest.mark.slow
 
 COMMAND = ["--arch", "cnn", "--weights", "none", "--size", "64", "--epochs", "1", "--batch-size", "8"]
 COMMAND += ["--learning-rate", "3e-3", "--val-fraction", "0.2"]

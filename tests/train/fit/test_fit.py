@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 
-from cxr_edge.common.dataset import LabelledImage, fingerprint, read_dataset, read_pixels
+from cxr_edge.common.dataset import fingerprint, read_dataset, read_pixels
 from cxr_edge.runtime import DataError, UsageError
 from cxr_edge.train.data.batches import RadiographBatches
 from cxr_edge.train.data.patients import patient_of
@@ -159,8 +159,3 @@ def test_a_folder_that_is_no_run_is_never_overwritten(phantoms, tmp_path):
     with pytest.raises(UsageError, match="is not a run"):
         train(phantoms, tmp_path, TrainConfig("cnn", "none"))
     assert (tmp_path / "precious.txt").exists()
-
-
-def test_pixels_name_every_broken_file(tmp_path):
-    with pytest.raises(DataError, match="2 of 2"):
-        read_pixels([LabelledImage(tmp_path / n, 0) for n in ("a.png", "b.png")])

@@ -7,6 +7,8 @@ from cxr_edge.train.fit.fold import deployable
 from cxr_edge.train.fit.geometry import heatmap_geometry
 from cxr_edge.train.fit.models import ARCHITECTURES, build
 
+pytestmark = pytest.mark.slow
+
 PIXELS = np.random.default_rng(0).integers(60, 190, (4, 224, 224, 1), dtype=np.uint8)
 WEIGHTS = SHARED / "weights" / "mobilenet_v2_imagenet_notop.weights.h5"
 
@@ -55,7 +57,7 @@ def test_the_deployable_network_is_the_same_up_to_half_precision(arch):
     folded = deployable(network)
     pixels = np.random.default_rng(0).integers(0, 256, (4, 224, 224, 1)).astype(np.float32)
     before, after = (m.predict(pixels, verbose=0) for m in (network, folded))
-    np.testing.assert_allclose(after, before, atol=0.05 * np.abs(before).max() + 1e-3)
+    np.testing.assert_allclose(after, before, atol=0.02 * np.abs(before).max() + 1e-3)
     assert not any("BatchNormalization" in type(layer).__name__ for layer in folded.layers)
     for weight in folded.get_weights():
         np.testing.assert_array_equal(weight, weight.astype(np.float16).astype(np.float32))

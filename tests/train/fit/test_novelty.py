@@ -3,38 +3,9 @@ import numpy as np
 import pytest
 from support import SHARED, needs_shared
 
-from cxr_edge.common.run import Novelty
 from cxr_edge.runtime import load
 from cxr_edge.runtime.imaging.folders import find_images
 from cxr_edge.train.fit.novelty import DIRECTIONS, fit_novelty
-
-
-def test_only_what_the_directions_miss_counts():
-    none = np.zeros((5, 0), np.float32), np.zeros(0, np.float32)
-    novelty = Novelty(np.full(5, 0.5, np.float32), np.eye(5, 2, dtype=np.float32), *none, 1.0)
-    within, off = np.full((1, 5), 0.5, np.float32), np.full((1, 5), 0.5, np.float32)
-    within[0, :2] += 100
-    off[0, 2:4] += (3, 4)
-    assert novelty.of(np.concatenate([within, off])) == pytest.approx([0, 5])
-
-
-def test_what_reaches_beyond_radiographs_counts_too():
-    kinds = np.eye(5, 1, dtype=np.float32)
-    novelty = Novelty(np.zeros(5, np.float32), np.eye(5, 2, dtype=np.float32), kinds, np.ones(1, np.float32), 1.0)
-    features = np.zeros((3, 5), np.float32)
-    features[:, 0] = (-9, 1, 5)
-    features[2, 3] = 3
-    assert novelty.of(features) == pytest.approx([0, 0, 5])
-
-
-def test_it_survives_its_file(tmp_path):
-    arrays = np.ones(4, np.float32), np.eye(4, 2, dtype=np.float32), np.ones((4, 3), np.float32), np.ones(3, np.float32)
-    novelty = Novelty(*arrays, 2.5)
-    novelty.save(tmp_path / "novelty.npz")
-    again = Novelty.load(tmp_path / "novelty.npz")
-    assert again.threshold == 2.5
-    for name in ("mean", "basis", "kinds", "reach"):
-        np.testing.assert_array_equal(getattr(again, name), getattr(novelty, name))
 
 
 def photographs():

@@ -18,6 +18,8 @@ from cxr_edge.train.fit.loop import fit
 from cxr_edge.train.fit.resume import STATE, TrainingState, prepare
 from cxr_edge.train.fit.training import train
 
+pytestmark = pytest.mark.slow
+
 CONFIG = TrainConfig("cnn", "none", size=64, epochs=2, batch_size=8, learning_rate=3e-3, val_fraction=0.2)
 COMMAND = ["--arch", "cnn", "--weights", "none", "--size", "64", "--epochs", "2", "--batch-size", "8"]
 COMMAND += ["--learning-rate", "3e-3", "--val-fraction", "0.2"]

@@ -7,6 +7,8 @@ import pytest
 from cxr_edge.runtime import MissingExtraError
 from cxr_edge.train.fit.tracking import Tracking
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def logged(phantoms, tmp_path_factory):

@@ -22,15 +22,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("data")
 
 
+#: Resident memory (MB) above which garbage is collected after a test. The whole suite is one process and needs 4 GB.
+MUCH_MEMORY = 1800
+
+
 @pytest.fixture(autouse=True, scope="module")
-def free_memory():
-    """Give back what Keras, TensorFlow and tf2onnx keep after each module: the whole suite is one process."""
+def forget_networks():
+    """Let Keras forget the networks of a module after it."""
     yield
     if "keras" in sys.modules:
         sys.modules["keras"].utils.clear_session(free_memory=True)
+    free_memory()
+
+
+@pytest.fixture(autouse=True)
+def free_much_memory():
+    """Free memory after a test that leaves much: networks and their graphs are cycles of few, large objects."""
+    yield
+    statm = Path("/proc/self/statm")
+    if statm.exists() and int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > MUCH_MEMORY * 1e6:
+        free_memory()
+
+
+def free_memory() -> None:
+    """Collect garbage, and hand freed memory back to the system, which glibc would keep."""
     gc.collect()
     if sys.platform == "linux":
-        getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)  # glibc keeps freed memory otherwise
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ def workplace(tmp_path_factory, phantoms) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @needs_shared
 def test_commands_run_in_the_order_written(workplace):
     ran = 0

@@ -68,3 +68,9 @@ def test_signatures_of_pictures(suffix):
 )
 def test_signatures_of_others(content):
     assert sniff(content) is None
+
+
+def test_a_dicom_file_may_start_with_the_header_of_a_tiff_file():
+    """DICOM allows it, so that viewers of slides can open the same file."""
+    tiff = cv2.imencode(".tiff", GRAY)[1].tobytes()
+    assert sniff(tiff[:132]) == "TIFF" and sniff(tiff[:128] + b"DICM") == "DICOM"

@@ -25,6 +25,8 @@ _BMP_HEADER_SIZES = (12, 40, 52, 56, 64, 108, 124)
 
 def sniff(head: bytes) -> str | None:
     """The format of a file by its first `HEAD` bytes: `JPEG`, `PNG`, …, `DICOM`; None for unknown formats."""
+    if head[128:132] == b"DICM":  # first: the 128 bytes before it may be a TIFF header (DICOM PS3.10, 7.1)
+        return "DICOM"
     for signature, kind in _SIGNATURES.items():
         if head.startswith(signature):
             return kind
@@ -32,7 +34,7 @@ def sniff(head: bytes) -> str | None:
         return "WebP"
     if _is_bmp(head):
         return "BMP"
-    return "DICOM" if head[128:132] == b"DICM" or starts_data_set(head) else None
+    return "DICOM" if starts_data_set(head) else None
 
 
 def starts_data_set(head: bytes) -> bool:

@@ -124,10 +124,19 @@ def parse() -> argparse.Namespace:
     add("--no-tests", action="store_true", help="do not run the runtime's tests")
     add("--pytest", default="tests/runtime", metavar="ARGUMENTS", help="what to run (default: tests/runtime)")
     add("--cache", type=Path, default=cache, help="folder of downloads (default: cxr-edge-aarch64 in the user's cache)")
-    add("--mirror", default="http://deb.debian.org/debian", help="Debian mirror")
+    add("--mirror", metavar="URI", help="Debian mirror (default: the one that this machine's apt uses)")
     options = parser.parse_args()
     options.cache = options.cache.resolve()
     return options
+
+
+def mirror_of_this_machine() -> str:
+    """URI of the first package archive that apt is set up with here."""
+    targets = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
+    uris = subprocess.run(targets, capture_output=True, text=True, check=False).stdout.split()
+    if not uris:
+        raise EmulationError("apt has no package archive here: run apt-get update, or name a mirror with --mirror")
+    return uris[0]
 
 
 @dataclass(frozen=True)
@@ -186,7 +195,7 @@ def unpack(options: argparse.Namespace, suite: str, architecture: str, arguments
     for part in (folder / "state" / "lists" / "partial", archives / "partial", folder / "root"):
         part.mkdir(parents=True, exist_ok=True)
     (folder / "status").touch()
-    (folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {options.mirror} {suite} main\n")
+    (folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {options.mirror or mirror_of_this_machine()} {suite} main\n")
     (folder / "apt.conf").write_text(apt_configuration(folder, architecture))
     environment = {**os.environ, "APT_CONFIG": str(folder / "apt.conf")}
     print(f"downloading {arguments[-1]} of Debian {suite}, {architecture}", file=sys.stderr)

@@ -47,7 +47,8 @@ def mobile(run, phantoms, tmp_path_factory) -> Path:
     scale = 3 / logits.std()
     last.set_weights([scale * last.get_weights()[0], np.array([-scale * np.median(logits)])])
     network.save(sharp / "model.keras")
-    record = json.loads((sharp / "run.json").read_text()) | {"model_sha256": sha256(sharp / "model.keras")}
+    facts = {"model_sha256": sha256(sharp / "model.keras"), "temperature": 1.0}  # the scale above is its temperature
+    record = json.loads((sharp / "run.json").read_text()) | facts
     (sharp / "run.json").write_text(json.dumps(record))
     build_bundle(sharp, sharp.parent / "bundle", phantoms, TFLITE, 32, step=lambda name: None)
     return sharp.parent / "bundle"

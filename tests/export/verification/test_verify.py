@@ -184,7 +184,7 @@ def test_another_run_is_not_the_reference(cli, copy, phantoms, run, tmp_path):
     record = json.loads((other / "run.json").read_text())
     (other / "model.keras").write_bytes(b"another network")
     code, _, err = cli("verify", copy, "--data", phantoms, "--run", other)
-    assert code == 2 and "not the network" in err
+    assert code == 2 and "model.keras: its sha256 is not the one in run.json" in err
     record["model_sha256"] = sha256(other / "model.keras")
     (other / "run.json").write_text(json.dumps(record))
     code, _, err = cli("verify", copy, "--data", phantoms, "--run", other)

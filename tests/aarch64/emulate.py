@@ -195,7 +195,8 @@ def unpack(options: argparse.Namespace, suite: str, architecture: str, arguments
     for part in (folder / "state" / "lists" / "partial", archives / "partial", folder / "root"):
         part.mkdir(parents=True, exist_ok=True)
     (folder / "status").touch()
-    (folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {options.mirror or mirror_of_this_machine()} {suite} main\n")
+    mirror = options.mirror or mirror_of_this_machine()
+    (folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {mirror} {suite} main\n")
     (folder / "apt.conf").write_text(apt_configuration(folder, architecture))
     environment = {**os.environ, "APT_CONFIG": str(folder / "apt.conf")}
     print(f"downloading {arguments[-1]} of Debian {suite}, {architecture}", file=sys.stderr)

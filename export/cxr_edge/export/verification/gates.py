@@ -64,7 +64,7 @@ class Check:
     passed: bool
 
     def __str__(self) -> str:
-        return f"{self.name} is {self.value:.4g}, the gate's limit is {self.limit:.4g}"
+        return f"{self.name} is {self.value:.4g}, beyond the gate's limit {self.limit:.4g}"
 
 
 DEFAULTS: Mapping[str, Gate] = {

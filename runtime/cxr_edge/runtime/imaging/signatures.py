@@ -24,7 +24,7 @@ _BMP_HEADER_SIZES = (12, 40, 52, 56, 64, 108, 124)
 
 
 def sniff(head: bytes) -> str | None:
-    """The format of a file by its first `HEAD` bytes: `JPEG`, `PNG`, …, `DICOM`; None if it is not one of `ACCEPTED`."""
+    """The format of a file by its first `HEAD` bytes: `JPEG`, `PNG`, …, `DICOM`; None if not one of `ACCEPTED`."""
     if head[128:132] == b"DICM":  # first: the 128 bytes before it may be a TIFF header (DICOM PS3.10, 7.1)
         return "DICOM"
     for signature, kind in _SIGNATURES.items():

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cxr_edge.runtime.choices import ENGINE_NAMES
+from cxr_edge.runtime.choices import ENGINES
 from cxr_edge.runtime.cli.console import emit, output_format
 from cxr_edge.runtime.errors import EXIT_CHECK_FAILED, ImageError
 from cxr_edge.runtime.files import write_atomically
@@ -18,7 +18,7 @@ from cxr_edge.runtime.files import write_atomically
 @click.option(
     "-m", "--model", "bundle", type=click.Path(path_type=Path), help="Bundle folder; the packaged model by default."
 )
-@click.option("--engine", type=click.Choice(("all", *ENGINE_NAMES)), default="all")
+@click.option("--engine", type=click.Choice(("all", *ENGINES)), default="all")
 @click.option("--threads", type=click.IntRange(1), default=1, help="CPU threads of the engines.")
 @click.option(
     "--samples",

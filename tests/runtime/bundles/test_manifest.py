@@ -81,7 +81,7 @@ def test_it_survives_json():
         (["files", 0, "path"], "..", "files[0].path", "inside the bundle"),
         (["files", 0, "path"], "x" * 300, "files[0].path", "inside the bundle"),
         (["files", 0, "path"], "model.int8.tflite", "files", "two entries of the path 'model.int8.tflite'"),
-        (["files", 0, "engine"], "torch", "files[0].engine", '"onnx" or "litert" or "tensorrt"'),
+        (["files", 0, "engine"], "torch", "files[0].engine", '"tensorrt" or "litert" or "onnx"'),
         (["files", 0, "precision"], "INT 4", "files[0].precision", 'such as "fp32", "fp16" or "int8"'),
         (["files", 0, "sha256"], "xyz", "files[0].sha256", "64 hexadecimal digits"),
         (["files", 0, "sha256"], "", "sha256 of model.onnx", "64 hexadecimal digits"),

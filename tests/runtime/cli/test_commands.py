@@ -8,7 +8,8 @@ import sys
 import cv2
 import pytest
 
-from cxr_edge.runtime.engines import ENGINES, available_engines
+from cxr_edge.runtime.choices import ENGINES
+from cxr_edge.runtime.engines import available_engines
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def test_doctor_runs_every_file(cli, bundle):
     for engine, path in paths.items():
         if engine not in available_engines():
             assert rows[f"engine {engine}"]["state"] == "absent"
-            assert f"cxr-edge[{ENGINES[engine][2]}]" in rows[f"engine {engine}"]["detail"]
+            assert f"cxr-edge[{ENGINES[engine].extra}]" in rows[f"engine {engine}"]["detail"]
         elif path:
             assert rows[path]["state"] == "ok"
 

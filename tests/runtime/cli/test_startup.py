@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
 import cxr_edge.runtime
-from cxr_edge.runtime import choices, engines, predictor
+from cxr_edge.runtime import choices, predictor
 
 HEAVY = {"numpy", "cv2", "simplejpeg", "onnxruntime", "ai_edge_litert", "pydicom", "tensorflow", "keras", "rich"}
 
@@ -46,5 +47,7 @@ def test_every_name_of_the_package_is_there():
         _ = cxr_edge.runtime.loda
 
 
-def test_every_engine_can_be_chosen():
-    assert tuple(engines.ENGINES) == choices.ENGINE_NAMES
+def test_every_row_of_the_engines_names_a_class_of_the_protocol():
+    for row in choices.ENGINES.values():
+        module, _, name = row.implementation.partition(":")
+        assert callable(getattr(import_module(module), name).run)

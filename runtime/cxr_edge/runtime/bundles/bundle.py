@@ -27,7 +27,7 @@ from cxr_edge.runtime.bundles.manifest import (
     ModelFile,
     OperatingPoint,
 )
-from cxr_edge.runtime.choices import PRECISIONS
+from cxr_edge.runtime.choices import ENGINES, PRECISIONS
 from cxr_edge.runtime.errors import BundleError, IntegrityError
 
 __all__ = [
@@ -46,7 +46,7 @@ __all__ = [
 
 PARITY = "parity.json"
 #: Suffix of a model file -> engine that runs it.
-ENGINE_OF_SUFFIX = {".onnx": "onnx", ".tflite": "litert"}
+ENGINE_OF_SUFFIX = {row.suffix: name for name, row in ENGINES.items() if row.suffix}
 #: Maximum size of `parity.json` in bytes; it lists every flipped image and optionally every layer.
 LARGEST_PARITY = 16_000_000
 SIDECAR_SUFFIX = ".engine.json"

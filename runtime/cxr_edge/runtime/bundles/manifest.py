@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 from cxr_edge.runtime.bundles.fields import REQUIRED, Document, Rule, one_of
+from cxr_edge.runtime.choices import ENGINES
 from cxr_edge.runtime.errors import UsageError
 
 SCHEMA_VERSION = 1
@@ -83,7 +84,7 @@ class ModelFile:
     """One file of the bundle, with its hash and size."""
 
     path: FileName
-    engine: Annotated[str, one_of("onnx", "litert", "tensorrt")]
+    engine: Annotated[str, one_of(*ENGINES)]
     precision: Precision
     sha256: Sha256
     bytes: Count

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cxr_edge.runtime.choices import BASELINES, ENGINE_NAMES, MAX_PIXELS, MAX_STEPS, METHODS, PRECISIONS
+from cxr_edge.runtime.choices import BASELINES, ENGINES, MAX_PIXELS, MAX_STEPS, METHODS, PRECISIONS
 from cxr_edge.runtime.cli.console import Row, emit, output_format, trusted_option
 from cxr_edge.runtime.errors import (
     EXIT_BAD_INPUT,
@@ -62,7 +62,7 @@ def model_options(function: F) -> F:
         ),
         click.option(
             "--engine",
-            type=click.Choice(("auto", *ENGINE_NAMES)),
+            type=click.Choice(("auto", *ENGINES)),
             default="auto",
             show_default=True,
             help="Inference engine. auto takes the first one that is installed.",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from cxr_edge.runtime.choices import ENGINES
 from cxr_edge.runtime.cli.console import Row, emit, output_format
 from cxr_edge.runtime.errors import EXIT_CHECK_FAILED, CxrEdgeError, MissingDecoderError
 
@@ -73,7 +74,7 @@ def _package_row(module: str) -> Row:
 
 def _engine_rows() -> list[Row]:
     try:
-        from cxr_edge.runtime.engines import ENGINES
+        import_module("cxr_edge.runtime.engines")
     except ImportError as error:  # without numpy
         return [_row("engines", "failed", f"not checked: {error}")]
     return [_engine_row(engine) for engine in ENGINES]
@@ -81,12 +82,12 @@ def _engine_rows() -> list[Row]:
 
 def _engine_row(engine: str) -> Row:
     """Check an engine; a missing engine is not a failure, but one that cannot be imported is."""
-    from cxr_edge.runtime.engines import ENGINES, missing_extra
+    from cxr_edge.runtime.engines import missing_extra
 
     on_jetson = f"; {JETSON_GPU}" if engine == "onnx" and JETSON.is_file() else ""
     if extra := missing_extra(engine):
         return _row(f"engine {engine}", "absent", f"pip install 'cxr-edge[{extra}]'{on_jetson}")
-    library = ENGINES[engine][1]
+    library = ENGINES[engine].library
     try:
         module = import_module(library)
     except Exception as error:  # a broken native library may raise anything

@@ -6,24 +6,16 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from cxr_edge.runtime.bundles.bundle import Bundle, ModelFile
+from cxr_edge.runtime.choices import ENGINES
 from cxr_edge.runtime.engines.base import Engine, Outputs
 from cxr_edge.runtime.errors import EngineError, MissingExtraError, UsageError
 
-__all__ = ["ENGINES", "Engine", "Outputs", "available_engines", "missing_extra", "open_engine", "select"]
-
-#: Engine -> (class, library, extra that installs it), in the order of preference of `auto`. A TensorRT plan exists only
-#: if it was built on this device. LiteRT starts faster and needs less memory than ONNX Runtime.
-ENGINES = {
-    "tensorrt": ("cxr_edge.runtime.engines.tensorrt:TensorRTEngine", "tensorrt", "tensorrt"),
-    "litert": ("cxr_edge.runtime.engines.litert:LiteRTEngine", "ai_edge_litert", "tflite"),
-    "onnx": ("cxr_edge.runtime.engines.onnx:OnnxEngine", "onnxruntime", "onnx"),
-}
+__all__ = ["Engine", "Outputs", "available_engines", "missing_extra", "open_engine", "select"]
 
 
 def missing_extra(engine: str) -> str | None:
     """The extra that must be installed before `engine` can run; None if its library is installed."""
-    _, library, extra = ENGINES[engine]
-    return None if find_spec(library) else extra
+    return None if find_spec(ENGINES[engine].library) else ENGINES[engine].extra
 
 
 def available_engines() -> list[str]:
@@ -44,7 +36,7 @@ def select(bundle: Bundle, engine: str = "auto", precision: str = "auto") -> Mod
     if engine != "auto" and engine not in ENGINES:
         raise UsageError(f"unknown engine {engine!r}; expected one of: {', '.join(ENGINES)}")
     if engine != "auto" and (extra := missing_extra(engine)):
-        raise MissingExtraError(extra, ENGINES[engine][1])
+        raise MissingExtraError(extra, ENGINES[engine].library)
     candidates = available_engines() if engine == "auto" else [engine]
     if not candidates:
         raise MissingExtraError("tflite", "an inference engine")
@@ -61,6 +53,6 @@ def select(bundle: Bundle, engine: str = "auto", precision: str = "auto") -> Mod
 
 def open_engine(bundle: Bundle, file: ModelFile, threads: int = 1) -> Engine:
     """Check a file of a bundle and load it into its engine."""
-    module, _, name = ENGINES[file.engine][0].partition(":")
+    module, _, name = ENGINES[file.engine].implementation.partition(":")
     engine: Engine = getattr(import_module(module), name)(bundle.check(file), bundle.manifest.input, threads)
     return engine

@@ -64,7 +64,7 @@ def test_a_folder_without_a_record_is_no_run(folder):
 
 def test_a_record_that_is_not_json_is_refused(folder):
     (folder / "run.json").write_text("{")
-    with pytest.raises(BundleError, match=r"run\.json: not JSON"):
+    with pytest.raises(BundleError, match=r"run\.json: not valid JSON"):
         Run.open(folder)
 
 

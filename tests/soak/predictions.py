@@ -35,15 +35,15 @@ MAX_GROWTH_MB = 5.0
 def main(count: int, threads: int, engine: str, bundle: str | None) -> None:
     """Decide COUNT times on encoded images from THREADS threads, and compare with a single thread."""
     images = encoded_images(IMAGES)
-    with load(bundle, engine, threads=1) as predictor:
+    with load(bundle, engine, threads=1) as predictor, ThreadPoolExecutor(threads) as pool:
         serial = [bits(predictor.predict(image)) for image in images]
-        decide_many(predictor, images, serial, min(WARM_UP, count), threads)
+        decide_many(predictor, images, serial, WARM_UP, pool)
         before, start = resident_mb(), perf_counter()
         wrong, done = 0, 0
         with click.progressbar(length=count, file=sys.stderr) as bar:
             while done < count:
                 share = min(2000, count - done)
-                wrong += decide_many(predictor, images, serial, share, threads)
+                wrong += decide_many(predictor, images, serial, share, pool)
                 done += share
                 bar.update(share)
         seconds, growth = perf_counter() - start, resident_mb() - before
@@ -54,11 +54,12 @@ def main(count: int, threads: int, engine: str, bundle: str | None) -> None:
     sys.exit(int(wrong > 0 or growth > MAX_GROWTH_MB))
 
 
-def decide_many(predictor: Predictor, images: Sequence[bytes], serial: Sequence[object], count: int, of: int) -> int:
-    """Predict `count` images in turn from `of` threads; -> how many answers are not those of the serial run."""
-    with ThreadPoolExecutor(of) as pool:
-        rows = [i % len(images) for i in range(count)]
-        return sum(pool.map(lambda row: bits(predictor.predict(images[row])) != serial[row], rows))
+def decide_many(
+    predictor: Predictor, images: Sequence[bytes], serial: Sequence[object], count: int, pool: ThreadPoolExecutor
+) -> int:
+    """Predict `count` images in turn from the threads of a pool; -> how many answers differ from the serial run."""
+    rows = [i % len(images) for i in range(count)]
+    return sum(pool.map(lambda row: bits(predictor.predict(images[row])) != serial[row], rows))
 
 
 def encoded_images(count: int) -> list[bytes]:

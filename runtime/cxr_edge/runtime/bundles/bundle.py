@@ -15,7 +15,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from cxr_edge.runtime.bundles.facts import METADATA_KEY, check_digest, read_facts
 from cxr_edge.runtime.bundles.fields import Document, read_limited
 from cxr_edge.runtime.bundles.manifest import (
     LARGEST_MANIFEST,
@@ -33,7 +32,6 @@ from cxr_edge.runtime.errors import BundleError, IntegrityError
 __all__ = [
     "ENGINE_OF_SUFFIX",
     "MANIFEST",
-    "METADATA_KEY",
     "PARITY",
     "Bundle",
     "HeatmapGeometry",
@@ -45,6 +43,7 @@ __all__ = [
 ]
 
 PARITY = "parity.json"
+SIGNATURE = "model.sig"
 #: Suffix of a model file -> engine that runs it.
 ENGINE_OF_SUFFIX = {row.suffix: name for name, row in ENGINES.items() if row.suffix}
 #: Maximum size of `parity.json` in bytes; it lists every flipped image and optionally every layer.
@@ -101,11 +100,14 @@ class Bundle:
             raise BundleError(
                 f"{path}: no bundle ({MANIFEST} not found); make one with `cxr-edge export RUN -o {path}`"
             )
-        from cxr_edge.runtime.bundles import signing
+        signed = None
+        if trusted is not None or (path / SIGNATURE).is_file():
+            from cxr_edge.runtime.bundles import signing
 
-        signed = None if trusted is None else signing.verify(path, Path(trusted))
-        if trusted is None:
-            signing.check_unlocked(path)
+            if trusted is None:
+                signing.check_unlocked(path)
+            else:
+                signed = signing.verify(path, Path(trusted))
         facts = Manifest.from_json(_read(path, MANIFEST, LARGEST_MANIFEST, REMEDY), str(path / MANIFEST))
         bundle = cls(path, facts, signed)
         plans = tuple(_plan(path, sidecar) for sidecar in bundle._sidecars())
@@ -242,6 +244,8 @@ def _plan(folder: Path, sidecar: str) -> ModelFile:
 
 
 def _open_lone(path: Path, must_be_signed: bool) -> Bundle:
+    from cxr_edge.runtime.bundles.facts import check_digest, read_facts
+
     if must_be_signed:
         raise IntegrityError(f"{path}: a lone file has no signature; name the folder of its signed bundle")
     facts = read_facts(path)

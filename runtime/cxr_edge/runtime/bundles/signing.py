@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cxr_edge.runtime.bundles.bundle import SIGNATURE
 from cxr_edge.runtime.bundles.fields import Document, read_limited
 from cxr_edge.runtime.bundles.manifest import LARGEST_MANIFEST, MANIFEST
 from cxr_edge.runtime.errors import IntegrityError, MissingExtraError, UsageError
@@ -21,7 +22,6 @@ from cxr_edge.runtime.errors import IntegrityError, MissingExtraError, UsageErro
 if TYPE_CHECKING:
     from cxr_edge.runtime.bundles.bundle import Bundle
 
-SIGNATURE = "model.sig"
 LARGEST_SIGNATURE = 1_000_000
 SIGN_AGAIN = "get the bundle again from a source that you trust, or sign it again: cxr-edge sign BUNDLE --key KEY"
 

@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from cxr_edge.runtime.choices import MAX_PIXELS
 from cxr_edge.runtime.errors import ImageError
-from cxr_edge.runtime.imaging.formats import check_file
 from cxr_edge.runtime.imaging.header import max_memory
 from cxr_edge.runtime.imaging.jpeg import decode_jpeg
 from cxr_edge.runtime.imaging.signatures import sniff
@@ -62,7 +61,11 @@ def read_image(source: ImageSource, min_height: int = 0, min_width: int = 0, max
 def _read_file(path: Path, limit: int) -> bytes:
     try:
         with path.open("rb") as file:
-            data = file.read(limit + 1)
+            # `read` allocates all that it is asked for, so it is asked for the size of the file and one byte more.
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(min(size, limit) + 1)
+            if len(data) > size:  # a pipe or a device, which has no size, or a file that grew
+                data += file.read(limit + 1 - len(data))
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{path}: cannot be read ({reason}); check the path") from error
@@ -81,6 +84,8 @@ def _decode(data: bytes, name: str, min_height: int, min_width: int, max_pixels:
         return decode_dicom(data, name, max_pixels)
     if kind == "JPEG":
         return decode_jpeg(data, name, min_height, min_width, max_pixels)
+    from cxr_edge.runtime.imaging.formats import check_file  # 4 ms, which a JPEG need not wait for
+
     return _decode_opencv(data, name, check_file(data, name, max_pixels).format)
 
 

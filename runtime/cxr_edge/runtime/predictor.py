@@ -141,10 +141,13 @@ class Predictor:
         """
         if (engine := self._engine) is None:
             with self._lock:
-                if self._closed:
-                    raise EngineError(f"{self.file.path}: this predictor was closed; load the model again")
+                self._refuse_if_closed()
                 engine = self._engine = self._engine or open_engine(self._bundle, self.file, self._threads)
         return engine
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise EngineError(f"{self.file.path}: this predictor was closed; load the model again")
 
     def close(self) -> None:
         """Release the engine and its memory after running calls have ended; later calls raise EngineError."""
@@ -230,8 +233,7 @@ class Predictor:
     def integrated_gradients(self) -> IntegratedGradients:
         """The gradient file of the bundle, loaded on first use; raises like `IntegratedGradients.of_bundle`."""
         with self._lock:
-            if self._closed:
-                raise EngineError(f"{self.file.path}: this predictor was closed; load the model again")
+            self._refuse_if_closed()
             if self._gradients is None:
                 from cxr_edge.runtime.explanation.attribution import IntegratedGradients
 

@@ -4,8 +4,12 @@ The head allows Grad-CAM in closed form:
 
     feature map (N, h, w, K) -> GAP "pool" -> Dense(128, ReLU) "hidden" -> Dropout -> Dense(1) "logit"
 
-The input is raw grayscale pixels, (N, H, W, 1) in [0, 255]; normalisation is the first layer. The layer names are a
-contract with `cxr_edge.export.conversion.graph`.
+The input is raw grayscale pixels, (N, H, W, 1) in [0, 255]; normalisation is the first layer. A network that is trained
+with lung masks has a second output, from a small decoder on features of three resolutions:
+
+    feature map, 1/16 and 1/8 of the image -> 1×1 convolutions, enlarged and added -> "lungs" (N, H/8, W/8, 1)
+
+The layer names are a contract with `cxr_edge.export.conversion.graph`.
 """
 
 from __future__ import annotations
@@ -20,9 +24,19 @@ if TYPE_CHECKING:
     import keras
 
 ARCHITECTURES = ("mobilenetv2", "resnet50", "cnn")
+#: Layers whose features the lung decoder adds to the last feature map: at 1/16 and at 1/8 of the image's size.
+SKIPS = {
+    "mobilenetv2": ("block_12_add", "block_5_add"),
+    "resnet50": ("conv4_block6_out", "conv3_block4_out"),
+    "cnn": ("pool4", "pool3"),
+}
+#: Channels of the lung decoder.
+DECODER_CHANNELS = 32
 
 
-def build(arch: str, weights: str, size: int = 224, alpha: float = 1.0, border_crop: float = 0.0) -> keras.Model:
+def build(
+    arch: str, weights: str, size: int = 224, alpha: float = 1.0, border_crop: float = 0.0, lungs: bool = False
+) -> keras.Model:
     """Build a classifier.
 
     Parameters
@@ -39,10 +53,13 @@ def build(arch: str, weights: str, size: int = 224, alpha: float = 1.0, border_c
     border_crop
         Share of each side, in [0, 0.4], that the network crops before it enlarges the rest to `size`. It is part of the
         graph, so every exported file does it, and the input is always a whole radiograph.
+    lungs
+        Whether the network also finds the lungs.
 
     Returns
     -------
-    Model (N, size, size, 1) float32 in [0, 255] -> logit (N, 1) float32.
+    Model (N, size, size, 1) float32 in [0, 255] -> logit (N, 1) float32. With `lungs`, a second output gives the logit
+    that a cell of 8×8 pixels belongs to a lung, (N, size/8, size/8, 1) float32.
 
     Raises
     ------
@@ -59,6 +76,8 @@ def build(arch: str, weights: str, size: int = 224, alpha: float = 1.0, border_c
         raise UsageError(f"--size {size}: the networks halve the input five times; choose a multiple of 32 from 64")
     if alpha != 1.0 and arch != "mobilenetv2":
         raise UsageError(f"--alpha is the width of mobilenetv2; {arch} has none; leave --alpha out")
+    if lungs and border_crop:
+        raise UsageError("--border-crop: lung masks do not fit a cropped image; leave --masks or --border-crop out")
     image = keras.Input((size, size, 1), name="image")
     seen = _crop(image, round(border_crop * size)) if border_crop else image
     body = _cnn(seen) if arch == "cnn" else _application(arch, seen, alpha)
@@ -70,7 +89,22 @@ def build(arch: str, weights: str, size: int = 224, alpha: float = 1.0, border_c
     x = keras.layers.Dropout(0.3, name="dropout")(x)
     # float32, because half precision would round logits or overflow.
     logit = keras.layers.Dense(1, name="logit", dtype="float32")(x)
-    return keras.Model(image, logit, name=arch)
+    outputs = [logit, _lung_decoder(backbone, SKIPS[arch])] if lungs else logit
+    return keras.Model(image, outputs, name=arch)
+
+
+def _lung_decoder(backbone: keras.Model, skips: tuple[str, str]) -> Any:
+    """Logits of the lungs at 1/8 of the image's size, from the last feature map and two finer ones."""
+    import keras
+
+    x = keras.layers.Conv2D(DECODER_CHANNELS, 1, name="lungs_last")(backbone.output)
+    for name in skips:
+        finer = keras.layers.Conv2D(DECODER_CHANNELS, 1, name=f"lungs_{name}")(backbone.get_layer(name).output)
+        x = keras.layers.UpSampling2D(2, interpolation="bilinear", name=f"lungs_enlarge_{name}")(x)
+        x = keras.layers.Add(name=f"lungs_add_{name}")([x, finer])
+        x = keras.layers.DepthwiseConv2D(3, padding="same", name=f"lungs_depthwise_{name}")(x)
+        x = keras.layers.Conv2D(DECODER_CHANNELS, 1, activation="relu", name=f"lungs_mix_{name}")(x)
+    return keras.layers.Conv2D(1, 1, name="lungs", dtype="float32")(x)
 
 
 def _crop(image: Any, pixels: int) -> Any:
@@ -170,7 +204,13 @@ def save(model: keras.Model, path: Path) -> None:
         written = Path(folder) / path.name
         model.save(written)
         reloaded = keras.models.load_model(written)
-        difference = np.abs(reloaded.predict_on_batch(probe) - model.predict_on_batch(probe)).max()
+        outputs, expected = (_as_list(each.predict_on_batch(probe)) for each in (reloaded, model))
+        difference = max(float(np.abs(a - b).max()) for a, b in zip(outputs, expected, strict=True))
         if not difference <= 1e-5:
             raise DataError(f"{path}: not saved, because its logits differ by {difference:.2g}; expected at most 1e-5")
         written.replace(path)
+
+
+def _as_list(outputs: Any) -> list[Any]:
+    """The outputs of a network with one output or several."""
+    return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]

@@ -47,6 +47,24 @@ SCHEDULES = ("cosine", "plateau")
     default=True,
     help="Change position, frame, tone, contrast and noise at random, each in half of the images.",
 )
+@click.option(
+    "--crop-area",
+    type=click.FloatRange(0.05, 1),
+    default=1.0,
+    help="Smallest area of random crops, as a share of the image; 1 is off.",
+)
+@click.option(
+    "--masks",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="DIR",
+    help="Lung masks: DIR/{NORMAL,PNEUMONIA}/NAME.png, white lungs on black, for all radiographs or some.",
+)
+@click.option(
+    "--evidence-weight",
+    type=click.FloatRange(0),
+    default=1.0,
+    help="With --masks: weight of the penalty on evidence outside the lungs.",
+)
 @click.option("--epochs", type=click.IntRange(1), default=12, help="Maximum for fine-tuning.")
 @click.option("--head-epochs", type=click.IntRange(1), default=1, help="Epochs on the frozen backbone.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, help="Total over all devices.")
@@ -103,7 +121,14 @@ SCHEDULES = ("cosine", "plateau")
 @click.option("--seed", type=int, default=0, help="The same seed gives the same run.")
 @output_format("table", "json")
 def train(
-    data: Path, run: Path, resume: bool, tensorboard: Path | None, track: bool, format: str, **options: Any
+    data: Path,
+    run: Path,
+    masks: Path | None,
+    resume: bool,
+    tensorboard: Path | None,
+    track: bool,
+    format: str,
+    **options: Any,
 ) -> None:
     """Train a pneumonia classifier on DATA and write a run folder.
 
@@ -115,6 +140,7 @@ def train(
       cxr-edge train chest_xray -o runs/first
       cxr-edge train chest_xray -o runs/first --resume                   # after an interruption
       cxr-edge train chest_xray -o runs/small --alpha 0.5 --size 160     # a smaller, faster network
+      cxr-edge train chest_xray -o runs/lungs --masks lungs              # evidence from the lungs
 
     GPUs need cxr-edge[train-gpu]; --tensorboard and --track need cxr-edge[track]:
 
@@ -147,8 +173,8 @@ def train(
     with quiet_native_stderr():
         connect(options["strategy"])  # before any other use of TensorFlow
     import_keras_quietly()
-    config = TrainConfig(**{f.name: options[f.name] for f in fields(TrainConfig)})
-    record = run_training(data, run, config, resume=resume, tracking=tracking)
+    config = TrainConfig(**{f.name: options[f.name] for f in fields(TrainConfig) if f.name in options})
+    record = run_training(data, run, config, masks=masks, resume=resume, tracking=tracking)
     if not record:
         click.echo("this worker has finished; the chief writes the run", err=True)
         return

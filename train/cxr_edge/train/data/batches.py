@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from cxr_edge.common.dataset import Pixels
 from cxr_edge.common.run import Floats
+from cxr_edge.train.data.masks import LungMasks
 
 
 class RadiographBatches(keras.utils.PyDataset):
@@ -28,6 +29,9 @@ class RadiographBatches(keras.utils.PyDataset):
         filled up with the first images.
     class_weights
         Weight the images so that both classes count the same: n / (2·n_class).
+    masks
+        Lung masks of the radiographs. They become channels 1 and 2 of the pixels, because augmentation moves them with
+        the radiograph. They cannot be combined with `mixup`.
     mixup
         Parameter of the Beta distribution from which each image's share in the mixture with its neighbour is drawn
         (Zhang et al. 2018); 0 mixes none. `fit.augment.PairMix` does the mixing. The batch size must be even.
@@ -35,15 +39,17 @@ class RadiographBatches(keras.utils.PyDataset):
     Notes
     -----
     An item has pixels (n, H, W, 1) uint8, with mixup also shares (n, 1); targets (n, 1) float32; with class weights
-    also weights (n,) float32.
+    also weights (n,) float32. With masks, pixels are (n, H, W, 3), and (n, 1) float32 in {0, 1} says which radiographs
+    have a mask.
     """
 
     def __init__(
         self, pixels: Pixels, labels: npt.NDArray[np.integer[Any]], batch_size: int, seed: int,
         *, multiple_of: int = 1, class_weights: bool = False, mixup: float | None = None,
+        masks: LungMasks | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self._pixels = pixels
+        self._pixels, self._masks = pixels, masks
         self._labels = labels.astype(np.float32)[:, np.newaxis]
         self._weights = (len(labels) / (2 * np.bincount(labels)[labels])).astype(np.float32) if class_weights else None
         self._batch_size, self._multiple_of, self._seed, self._mixup = batch_size, multiple_of, seed, mixup
@@ -57,6 +63,9 @@ class RadiographBatches(keras.utils.PyDataset):
         rows = self._order[index * self._batch_size : (index + 1) * self._batch_size]
         pixels, targets = self._pixels[rows], self._labels[rows]
         weights = () if self._weights is None else (self._weights[rows],)
+        if self._masks is not None:
+            known = self._masks.known[rows, np.newaxis].astype(np.float32)
+            return (np.concatenate([pixels, self._masks.pixels[rows]], axis=-1), known), targets, *weights
         if self._mixup is None:
             return pixels, targets, *weights
         shares = self._shares(index, len(rows))
@@ -79,6 +88,11 @@ class RadiographBatches(keras.utils.PyDataset):
             return np.ones((count, 1), np.float32)
         random = np.random.default_rng((self._seed, self.epoch, index))
         return random.beta(self._mixup, self._mixup, (count, 1)).astype(np.float32)
+
+
+def spread(pixels: Pixels, most: int) -> Pixels:
+    """Every n-th image, at most `most` of them."""
+    return pixels[:: -(-len(pixels) // most)]
 
 
 def _neighbours(values: Floats) -> Floats:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.common.dataset import LabelledImage, read_pixels
+from cxr_edge.train.data.masks import LungMasks, read_masks
 
 if TYPE_CHECKING:
     import keras
@@ -25,6 +27,9 @@ class TrainConfig:
     size: int = 224
     border_crop: float = 0.0
     augment: bool = True
+    crop_area: float = 1.0
+    lungs: bool = False
+    evidence_weight: float = 1.0
     epochs: int = 12
     head_epochs: int = 1
     batch_size: int = 32
@@ -45,19 +50,24 @@ class TrainConfig:
         """Build the network, by default with random weights."""
         from cxr_edge.train.fit import models
 
-        return models.build(self.arch, weights, self.size, self.alpha, self.border_crop)
+        return models.build(self.arch, weights, self.size, self.alpha, self.border_crop, self.lungs)
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the data set in memory: pixels (N, H, W, 1) uint8 in [0, 255], labels (N,) int in {0, 1}."""
+    """One part of the data set in memory: pixels (N, H, W, 1) uint8 in [0, 255], labels (N,) int in {0, 1}.
+
+    `masks` are the lungs of its radiographs, or None if the training uses no masks.
+    """
 
     images: Sequence[LabelledImage]
     pixels: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
+    masks: LungMasks | None = None
 
     @classmethod
-    def read(cls, images: Sequence[LabelledImage], size: int) -> Part:
-        """Read the images at the network's input size; raises DataError if one cannot be read."""
+    def read(cls, images: Sequence[LabelledImage], size: int, masks: Mapping[str, Path] | None = None) -> Part:
+        """Read the images, and their masks, at the network's input size; raises DataError if one cannot be read."""
         labels = np.array([image.label for image in images], np.int64)
-        return cls(images, read_pixels(images, size, size), labels)
+        lungs = None if masks is None else read_masks(masks, images, size)
+        return cls(images, read_pixels(images, size, size), labels, lungs)

@@ -8,6 +8,8 @@ import numpy.typing as npt
 
 from cxr_edge.runtime.bundles.bundle import HeatmapGeometry
 
+#: Number of radiographs on which the geometry is measured.
+GEOMETRY_IMAGES = 8
 #: The stimulus is a Gaussian blob: amplitude (gray levels), and sigma (pixels) at an input of 224.
 AMPLITUDE, SIGMA = 60.0, 8.0
 #: Positions of the blob as shares of the input, in the middle, so that its response is not cut off.

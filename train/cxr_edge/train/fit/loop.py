@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from cxr_edge.train.data.batches import RadiographBatches
+from cxr_edge.train.data.batches import RadiographBatches, spread
 from cxr_edge.train.fit.augment import PairMix, augmentation, unchanged
 from cxr_edge.train.fit.callbacks import EpochProgress, KeepFreedMemory, StopOnNaN
+from cxr_edge.train.fit.geometry import GEOMETRY_IMAGES, heatmap_geometry
+from cxr_edge.train.fit.lungs import with_lung_task
 
 if TYPE_CHECKING:
+    from cxr_edge.runtime.bundles.bundle import HeatmapGeometry
     from cxr_edge.train.fit.config import Part, TrainConfig
     from cxr_edge.train.fit.distribute import Replicas
     from cxr_edge.train.fit.resume import TrainingState
@@ -57,8 +60,9 @@ def fit(
     The best epoch has the least validation loss. Its weights are kept in `checkpoint`.
     """
     with replicas.scope():
-        augment = augmentation(config.seed) if config.augment else unchanged()
-    trainer = fitted_model(network, augment, config, replicas)
+        augment = augmentation(config.seed, config.crop_area) if config.augment else unchanged()
+    geometry = heatmap_geometry(network, spread(training.pixels, GEOMETRY_IMAGES)) if config.lungs else None
+    trainer = fitted_model(network, augment, config, replicas, geometry)
     batches, held_out = batches_of(training, validation, config, replicas.images_parted(config.mixup))
     begin = 0
     for phase in phases(config):
@@ -89,10 +93,11 @@ def batches_of(
         RadiographBatches(
             training.pixels, training.labels, config.batch_size, config.seed,
             multiple_of=multiple_of, class_weights=config.class_weights, mixup=config.mixup or None,
+            masks=training.masks,
         ),
         RadiographBatches(
             validation.pixels, validation.labels, -(-VALIDATION_BATCH // multiple_of) * multiple_of, config.seed,
-            multiple_of=multiple_of, mixup=0.0 if config.mixup else None,
+            multiple_of=multiple_of, mixup=0.0 if config.mixup else None, masks=validation.masks,
         ),
     )  # fmt: skip
 
@@ -138,15 +143,27 @@ def choose_epoch(checkpoint: Path, schedule: str) -> list[keras.callbacks.Callba
 
 
 def fitted_model(
-    network: keras.Model, augment: keras.Sequential, config: TrainConfig, replicas: Replicas
-) -> keras.Model:
-    """Put augmentation and, if configured, mixup in front of the network."""
+    network: keras.Model, augment: keras.Sequential, config: TrainConfig, replicas: Replicas,
+    geometry: HeatmapGeometry | None = None,
+) -> keras.Model:  # fmt: skip
+    """Put augmentation and, if configured, mixup in front of the network, and the losses of the lungs after it.
+
+    Parameters
+    ----------
+    geometry
+        Places of the heatmap's cells, with lung masks.
+    """
     if replicas.count > 1 and keras.backend.backend() == "tensorflow":  # JAX computes on the whole batch anyway
         for layer in network.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = True
-    image = keras.Input(network.input_shape[1:], name="image")
+    height, width, _ = network.input_shape[1:]
+    image = keras.Input((height, width, 3 if config.lungs else 1), name="image")
     seen, inputs = augment(image), image
+    if config.lungs and geometry:
+        known = keras.Input((1,), name="known")
+        logit = with_lung_task(network, seen, known, geometry, config.evidence_weight)
+        return (replicas.model or keras.Model)((image, known), logit)
     if config.mixup:
         share = keras.Input((1,), name="share")
         seen, inputs = PairMix(dtype="float32")(seen, share), (image, share)
@@ -158,10 +175,10 @@ def set_trainable(network: keras.Model, *, head_only: bool, norms: bool) -> None
 
     Small batches would spoil the statistics of a pretrained batch norm. `norms` is True from scratch: they are trained.
     """
-    head = {"hidden", "logit"}
     for layer in network.layers:
         is_norm = isinstance(layer, keras.layers.BatchNormalization)
-        layer.trainable = layer.name in head if head_only else norms or not is_norm
+        is_head = layer.name in ("hidden", "logit") or layer.name.startswith("lungs")
+        layer.trainable = is_head if head_only else norms or not is_norm
 
 
 class HardLabelAUC(keras.metrics.AUC):

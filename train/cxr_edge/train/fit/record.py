@@ -20,13 +20,14 @@ from cxr_edge.common.dataset import Pixels
 from cxr_edge.common.run import NETWORK, NOVELTY, RECORD, SCHEMA_VERSION, Floats, Novelty
 from cxr_edge.common.statistics import roc_auc
 from cxr_edge.runtime.bundles.bundle import sha256
+from cxr_edge.train.data.batches import spread
 from cxr_edge.train.data.outliers import outliers
 from cxr_edge.train.data.patients import patient_of
 from cxr_edge.train.data.perturbations import PERTURBATIONS, perturb
 from cxr_edge.train.fit import models
 from cxr_edge.train.fit.calibrate import fit_temperature, operating_points, to_probability
 from cxr_edge.train.fit.fold import deployable
-from cxr_edge.train.fit.geometry import heatmap_geometry
+from cxr_edge.train.fit.geometry import GEOMETRY_IMAGES, heatmap_geometry
 from cxr_edge.train.fit.novelty import fit_novelty
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 #: Batch size of predictions.
 PREDICT_BATCH = 64
-#: Number of radiographs on which the heatmap's geometry is measured.
-GEOMETRY_IMAGES = 8
 #: Largest number of training radiographs from which the main directions of the features are computed.
 NOVELTY_IMAGES = 2000
 #: Number of outliers of each kind.
@@ -90,7 +89,7 @@ def write_run(
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **facts,
         "input": {"height": height, "width": width},
-        "heatmap": asdict(heatmap_geometry(network, _evenly(validation.pixels, GEOMETRY_IMAGES))),
+        "heatmap": asdict(heatmap_geometry(network, spread(validation.pixels, GEOMETRY_IMAGES))),
         "model_sha256": sha256(folder / NETWORK),
         "novelty_sha256": sha256(folder / NOVELTY),
         "temperature": temperature,
@@ -118,7 +117,7 @@ def _observe_versions(observe: Observer, pixels: Pixels) -> list[Observation]:
 
 
 def _fit_novelty(observe: Observer, training: Pixels, held_out: Sequence[Observation], seed: int) -> Novelty:
-    known = observe(_evenly(training, NOVELTY_IMAGES)).features
+    known = observe(spread(training, NOVELTY_IMAGES)).features
     strange = {kind: observe(images).features for kind, images in outliers(training, OUTLIERS, seed).items()}
     return fit_novelty(known, np.concatenate([each.features for each in held_out]), strange)
 
@@ -167,8 +166,3 @@ def _split(training: Part, validation: Part, holdout: Part) -> dict[str, Any]:
 def _versions() -> dict[str, str]:
     packages = ("cxr-edge", "keras", keras.backend.backend(), "numpy")
     return {"python": python_version()} | {name: version(name) for name in packages}
-
-
-def _evenly(pixels: Pixels, most: int) -> Pixels:
-    """Every n-th image, at most `most` of them."""
-    return pixels[:: -(-len(pixels) // most)]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from cxr_edge.common.dataset import LabelledImage, fingerprint, read_dataset
+from cxr_edge.common.dataset import CLASSES, LabelledImage, fingerprint, read_dataset
 from cxr_edge.runtime.errors import CxrEdgeError, UsageError
+from cxr_edge.train.data.masks import find_masks
 from cxr_edge.train.data.patients import split_by_blocks
 from cxr_edge.train.fit.config import Part, TrainConfig
 from cxr_edge.train.fit.distribute import Replicas, connect
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 
 
 def train(
-    data: Path, run: Path, config: TrainConfig, *, resume: bool = False, tracking: Tracking | None = None
-) -> dict[str, Any]:
+    data: Path, run: Path, config: TrainConfig, *,
+    masks: Path | None = None, resume: bool = False, tracking: Tracking | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Train a classifier and write the run folder: `model.keras`, `novelty.npz`, `run.json`, `curves.png`.
 
     The folder is written as `RUN.partial` beside `run` and renamed at the end, so that it is never incomplete.
@@ -32,6 +34,9 @@ def train(
     ----------
     data
         Kaggle layout. `train` and `val` are pooled and split again by patient; `test` is never opened.
+    masks
+        Folder of lung masks, {NORMAL,PNEUMONIA}/NAME.png. Not every radiograph needs one. The network then also finds
+        the lungs, and evidence outside them is penalised.
     resume
         Continue an interrupted run with the same options and data after its last finished epoch. The result is the same
         as that of an uninterrupted run.
@@ -53,14 +58,18 @@ def train(
     from cxr_edge.train.fit.resume import TrainingState, prepare
 
     _check_target(run)
+    if masks is not None and config.mixup:
+        raise UsageError("--mixup mixes radiographs, but not their masks; leave --mixup or --masks out")
     replicas = connect(config.strategy)
     _check_batch(config, replicas)
     images = read_dataset(data, ("train", "val"))
+    drawn = None if masks is None else find_masks(masks, images)
+    config = replace(config, lungs=drawn is not None)
     split = split_by_blocks(images, config.val_fraction, config.holdout_fraction, config.fold)
     network = _build(config, replicas)
-    training, validation, holdout = (Part.read([images[i] for i in rows], config.size) for rows in split)
-    facts = _facts(config, images)
-    identity = {**facts["config"], "data": facts["data"]["fingerprint"], "backend": keras.backend.backend()}
+    training, validation, holdout = (Part.read([images[i] for i in rows], config.size, drawn) for rows in split)
+    facts = _facts(config, images, drawn)
+    identity = {**facts["config"], "data": facts["data"], "masks": facts["masks"], "backend": keras.backend.backend()}
     partial = run.with_name(run.name + ".partial")
     unfinished = partial / "training"
     if replicas.is_chief:
@@ -93,12 +102,14 @@ def _check_batch(config: TrainConfig, replicas: Replicas) -> None:
         )
 
 
-def _facts(config: TrainConfig, images: Sequence[LabelledImage]) -> dict[str, Any]:
+def _facts(config: TrainConfig, images: Sequence[LabelledImage], masks: Mapping[str, Path] | None) -> dict[str, Any]:
     """Entries of `run.json` about options and data."""
+    found = [LabelledImage(path, CLASSES.index(key.split("/")[0])) for key, path in (masks or {}).items()]
     return {
         # The name only: the folder of the weights depends on the machine.
         "config": asdict(config) | {"weights": Path(config.weights).name},
         "data": {"images": len(images), "fingerprint": fingerprint(images)},
+        "masks": {"images": len(found), "fingerprint": fingerprint(found)} if found else None,
     }
 
 

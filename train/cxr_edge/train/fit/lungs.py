@@ -1,0 +1,112 @@
+"""The second task of a training with lung masks: find the lungs, and take the evidence for pneumonia from there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import layers, ops
+
+from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract
+from cxr_edge.runtime.explanation.gradcam import upsample
+
+#: Weight of the cross-entropy of the lungs, beside 1 for that of the decision.
+LUNG_WEIGHT = 1.0
+#: Evidence (logit) at which half of the penalty applies. A heatmap with little evidence says little about its place.
+LITTLE_EVIDENCE = 0.5
+
+
+class LungTask(layers.Layer):
+    """Adds two losses for the radiographs that have a mask.
+
+    The first is the cross-entropy of the lungs found. The second is the share of the heatmap's evidence that lies
+    outside the convex hull of both lungs. Grad-CAM has a closed form here (see `cxr_edge.export.conversion.graph`), so
+    the penalty is an ordinary term of the loss ("right for the right reasons", Ross et al. 2017).
+
+    Parameters
+    ----------
+    hidden, logit
+        The two dense layers of the head.
+    places
+        (H·W, h·w) float32: weight of each cell of the heatmap at each pixel, from `places_of_cells`.
+    evidence_weight
+        Weight of the second loss; 0 switches it off.
+    """
+
+    def __init__(
+        self, hidden: layers.Dense, logit: layers.Dense, places: npt.NDArray[np.float32], evidence_weight: float,
+        **kwargs: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(**kwargs)
+        self._hidden, self._logit, self._weight = hidden, logit, evidence_weight
+        self._places = places
+
+    def call(
+        self, logit: Any, lungs: Any, features: Any, active: Any, masks: Any, known: Any, training: bool = False
+    ) -> Any:
+        """Return the logit as it is.
+
+        Parameters
+        ----------
+        logit, lungs
+            (N, 1) and (N, H/8, W/8, 1): outputs of the network.
+        features, active
+            (N, h, w, K) and (N, 128): the last feature map, and the activations of the layer `hidden`.
+        masks, known
+            (N, H, W, 2) in [0, 255]: lungs and hull; (N, 1): 1 if the radiograph has a mask, else 0.
+        """
+        if training:
+            known = ops.cast(known[:, 0], "float32")
+            masks = ops.cast(masks, "float32") / 255
+            self.add_loss(LUNG_WEIGHT * _mean_of(known, self._lung_loss(lungs, masks[..., :1])))
+            if self._weight:
+                outside = self._outside(features, active, masks[..., 1])
+                self.add_loss(self._weight * _mean_of(known, outside))
+        return logit
+
+    @staticmethod
+    def _lung_loss(lungs: Any, mask: Any) -> Any:
+        """Cross-entropy of each image: (N,). The target is the share of each cell that the lungs cover."""
+        cell = (mask.shape[1] // lungs.shape[1], mask.shape[2] // lungs.shape[2])
+        target = ops.average_pool(mask, cell, strides=cell, padding="valid")
+        each = ops.binary_crossentropy(target, ops.cast(lungs, "float32"), from_logits=True)
+        return ops.mean(each, axis=(1, 2, 3))
+
+    def _outside(self, features: Any, active: Any, hull: Any) -> Any:
+        """Share of each heatmap's evidence that lies outside the hull: (N,) in [0, 1)."""
+        cells = features.shape[1] * features.shape[2]
+        features, active = ops.cast(features, "float32"), ops.cast(active, "float32")
+        per_hidden = ops.cast(active > 0, "float32") * ops.transpose(self._logit.kernel) / cells
+        weights = ops.matmul(per_hidden, ops.transpose(self._hidden.kernel))
+        heatmap = ops.relu(ops.sum(features * weights[:, None, None, :], axis=-1))
+        heatmap = ops.reshape(heatmap, (-1, cells))
+        pixels = self._places.shape[0]
+        inside = ops.matmul(ops.reshape(hull, (-1, pixels)), self._places) * (cells / pixels)
+        everywhere = ops.convert_to_tensor(self._places.sum(axis=0) * (cells / pixels))
+        evidence = ops.sum(heatmap * everywhere, axis=1)
+        return ops.sum(heatmap * (everywhere - inside), axis=1) / (evidence + LITTLE_EVIDENCE)
+
+
+def places_of_cells(geometry: HeatmapGeometry, size: int, cells: int) -> npt.NDArray[np.float32]:
+    """Weight of each cell of a heatmap at each pixel of the input, as the heatmap is drawn: (size², cells²) float32."""
+    feed = InputContract(size, size)
+    single = np.eye(cells * cells, dtype=np.float32).reshape(-1, cells, cells)
+    return np.stack([upsample(each, geometry, feed, size, size).ravel() for each in single], axis=1)
+
+
+def with_lung_task(
+    network: keras.Model, image: Any, known: Any, geometry: HeatmapGeometry, evidence_weight: float
+) -> Any:
+    """Apply the network to augmented radiographs (N, H, W, 3) with their masks; -> logit (N, 1), with both losses."""
+    features, hidden = network.get_layer("pool").input, network.get_layer("hidden")
+    parts = keras.Model(network.inputs[0], [*network.outputs, features, hidden.output], name="parts")
+    places = places_of_cells(geometry, network.input_shape[1], features.shape[1])
+    task = LungTask(hidden, network.get_layer("logit"), places, evidence_weight, name="lung_task", dtype="float32")
+    return task(*parts(image[..., :1]), image[..., 1:], known)
+
+
+def _mean_of(known: Any, values: Any) -> Any:
+    """Mean over the images with a mask; 0 if a batch has none."""
+    return ops.sum(known * values) / ops.maximum(ops.sum(known), 1.0)

@@ -21,10 +21,21 @@ JPEG_QUALITY = 92
 
 @dataclass(frozen=True)
 class Phantom:
-    """A drawn radiograph, (H, W) uint8, and its opacity, (H, W) float32 ≥ 0 (0 everywhere in a normal one)."""
+    """A drawn radiograph.
+
+    Attributes
+    ----------
+    image
+        (H, W) uint8.
+    opacity
+        (H, W) float32 ≥ 0; 0 everywhere in a normal one.
+    lungs
+        (H, W) float32 in [0, 1]: 1 inside the lungs, also behind the heart.
+    """
 
     image: npt.NDArray[np.uint8]
     opacity: Field
+    lungs: Field
 
 
 def draw(seed: int, finding: str | None, exposure: int = 0) -> Phantom:
@@ -61,16 +72,18 @@ def draw(seed: int, finding: str | None, exposure: int = 0) -> Phantom:
     brightness += 0.11 * _ribs(x, y, patient) * np.maximum(lungs, 0.3)
     opacity = _opacity(x, y, lungs, finding, patient)
     brightness += opacity
-    return Phantom(_expose(brightness, room), opacity)
+    return Phantom(_expose(brightness, room), opacity, lungs)
 
 
-def write_dataset(folder: Path, patients: int, seed: int) -> Iterator[int]:
+def write_dataset(folder: Path, patients: int, seed: int, masks: Path | None = None) -> Iterator[int]:
     """Write a data set in the Kaggle layout with the names of the real one; yield the number of images so far.
 
     Parameters
     ----------
     patients
         Number for each class. Every third patient has two images; every fifth goes to `test`, the others to `train`.
+    masks
+        Folder for the lung masks of the images in `train`, {NORMAL,PNEUMONIA}/NAME.png; None writes none.
     """
     written = 0
     for number in range(patients):
@@ -84,6 +97,9 @@ def write_dataset(folder: Path, patients: int, seed: int) -> Iterator[int]:
                 cause = {"focal": "bacteria", "diffuse": "virus"}.get(finding or "")
                 stem = f"person{number}_{cause}_{exposure}" if cause else f"IM-{number:04d}-{exposure:04d}"
                 cv2.imwrite(str(target / f"{stem}.jpeg"), phantom.image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+                if masks is not None and split == "train":
+                    (masks / name).mkdir(parents=True, exist_ok=True)
+                    cv2.imwrite(str(masks / name / f"{stem}.png"), np.where(phantom.lungs > 0.5, 255, 0))
                 written += 1
         yield written
 

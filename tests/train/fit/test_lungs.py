@@ -1,0 +1,147 @@
+import cv2
+import keras
+import numpy as np
+import pytest
+
+from cxr_edge.common.dataset import read_dataset
+from cxr_edge.common.run import Run
+from cxr_edge.runtime.bundles.bundle import HeatmapGeometry
+from cxr_edge.runtime.errors import UsageError
+from cxr_edge.train.data.masks import find_masks
+from cxr_edge.train.data.phantom import write_dataset
+from cxr_edge.train.evaluation.evidence import dice_scores, measure_evidence
+from cxr_edge.train.evaluation.metrics import Cases
+from cxr_edge.train.evaluation.subject import open_subject
+from cxr_edge.train.fit import models
+from cxr_edge.train.fit.augment import augmentation
+from cxr_edge.train.fit.config import Part, TrainConfig
+from cxr_edge.train.fit.loop import set_trainable
+from cxr_edge.train.fit.lungs import LungTask, places_of_cells
+from cxr_edge.train.fit.training import train
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Phantoms and their masks."""
+    folder = tmp_path_factory.mktemp("lungs")
+    list(write_dataset(folder / "data", patients=20, seed=0, masks=folder / "masks"))
+    return folder
+
+
+def part_of(data) -> Part:
+    images = read_dataset(data / "data", ("train",))
+    return Part.read(images, SIZE, find_masks(data / "masks", images))
+
+
+def task_of(network, weight=1.0) -> LungTask:
+    places = places_of_cells(HeatmapGeometry(32.0, 15.5), SIZE, 2)
+    return LungTask(network.get_layer("hidden"), network.get_layer("logit"), places, weight)
+
+
+def losses_of(task, network, part, known) -> list[float]:
+    parts = keras.Model(
+        network.inputs[0], [*network.outputs, network.get_layer("pool").input, network.get_layer("hidden").output]
+    )
+    task(*parts(part.pixels.astype("float32")), part.masks.pixels, np.float32(known)[:, None], training=True)
+    return [float(loss) for loss in task.losses]
+
+
+def test_the_penalty_is_the_share_of_the_drawn_heatmap_outside_the_hull(data):
+    """Against Grad-CAM by the closed form in numpy, drawn over the whole image."""
+    keras.utils.set_random_seed(3)
+    part = part_of(data)
+    network = models.build("cnn", "none", SIZE, lungs=True)
+    (kernel, bias), last = network.get_layer("hidden").get_weights(), network.get_layer("logit").get_weights()[0][:, 0]
+    features = keras.Model(network.inputs[0], network.get_layer("pool").input).predict(part.pixels, verbose=0)
+    active = features.mean(axis=(1, 2)) @ kernel + bias > 0
+    maps = np.maximum(np.einsum("nhwk,kj,nj->nhw", features, kernel, active * last), 0) / 4
+    shares = []
+    for heatmap, hull in zip(maps, part.masks.pixels[..., 1] > 0, strict=True):
+        heat = sum(
+            place.reshape(SIZE, SIZE) * value
+            for place, value in zip(
+                places_of_cells(HeatmapGeometry(32.0, 15.5), SIZE, 2).T, heatmap.ravel(), strict=True
+            )
+        )
+        shares.append(heat[~hull].sum() * 4 / SIZE**2 / (heat.sum() * 4 / SIZE**2 + 0.5))
+    _, outside = losses_of(task_of(network), network, part, np.ones(len(part.images)))
+    assert outside == pytest.approx(np.mean(shares), rel=1e-4) and 0 < outside < 1
+
+
+def test_only_radiographs_with_a_mask_count(data):
+    part = part_of(data)
+    network = models.build("cnn", "none", SIZE, lungs=True)
+    known = np.arange(len(part.images)) % 2
+    some = losses_of(task_of(network), network, part, known)
+    part.masks.pixels[known == 0] = 0
+    assert losses_of(task_of(network), network, part, known) == pytest.approx(some)
+    assert losses_of(task_of(network), network, part, known * 0) == [0, 0]
+    assert len(losses_of(task_of(network, weight=0.0), network, part, known)) == 1
+
+
+def test_masks_move_with_the_radiograph_and_keep_their_brightness(data):
+    part = part_of(data)
+    picture = np.repeat(part.masks.pixels[..., :1], 3, axis=-1)
+    moved = np.asarray(augmentation(0, crop_area=0.3)(picture, training=True))
+    assert ((moved[..., 1:] < 1) | (moved[..., 1:] > 254)).mean() > 0.9  # a bilinear edge is between
+    np.testing.assert_array_equal(moved[..., 1], moved[..., 2])
+    for radiograph, mask, before in zip(moved[..., 0], moved[..., 1], picture[..., 0], strict=True):
+        if mask.std() > 20 and radiograph.std() > 20:  # a crop may hold lung only
+            assert np.corrcoef(radiograph.ravel(), mask.ravel())[0, 1] > 0.5
+        assert mask.max() <= before.max()
+    assert np.abs(moved[..., 1] - picture[..., 1]).max(axis=(1, 2)).astype(bool).mean() > 0.5
+
+
+def test_the_head_phase_trains_the_decoder_and_not_the_backbone():
+    network = models.build("cnn", "none", SIZE, lungs=True)
+    set_trainable(network, head_only=True, norms=True)
+    trained = {layer.name for layer in network.layers if layer.trainable and layer.weights}
+    assert {"hidden", "logit", "lungs", "lungs_last"} <= trained and not trained & {"conv1", "bn1", "conv5"}
+
+
+def test_training_with_masks_finds_the_lungs_and_takes_the_evidence_from_there(data, tmp_path):
+    config = TrainConfig(
+        "cnn", "none", size=SIZE, epochs=30, batch_size=8, learning_rate=3e-3, val_fraction=0.2, augment=False
+    )
+    figures = {}
+    for name, masks in (("with", data / "masks"), ("without", None)):
+        record = train(data / "data", tmp_path / name, config, masks=masks)
+        assert record["config"]["lungs"] is (masks is not None)
+        assert (record["masks"] or {"images": 0})["images"] == (len(list(masks.glob("*/*"))) if masks else 0)
+        figures[name] = evidence_of(tmp_path / name, data)
+    assert figures["without"].dice is None
+    found, before = (figures[name].places[-1] for name in ("with", "without"))
+    assert found.in_hull.value > before.in_hull.value + 0.1 and found.in_hull.value > 0.8
+
+
+def evidence_of(run, data):
+    subject, part = open_subject(run), part_of(data)
+    outputs = subject.run(part.pixels)
+    patients = np.array([image.path.stem for image in part.images])
+    cases = Cases(part.labels, outputs.logit, outputs.probability, patients)
+    return measure_evidence(subject, cases, outputs.heatmap, getattr(outputs, "lungs", None), part.masks)
+
+
+def test_the_network_of_a_run_with_masks_has_two_outputs(data, tmp_path):
+    config = TrainConfig("cnn", "none", size=SIZE, epochs=1, batch_size=8, val_fraction=0.2, augment=False)
+    train(data / "data", tmp_path / "run", config, masks=data / "masks")
+    network = Run.open(tmp_path / "run").network()
+    assert [tuple(output.shape) for output in network.outputs] == [(None, 1), (None, SIZE // 8, SIZE // 8, 1)]
+
+
+def test_dice_is_one_for_the_mask_itself_and_zero_beside_it():
+    mask = np.zeros((2, 64, 64), bool)
+    mask[:, 16:48, 16:48] = True
+    small = cv2.resize(mask[0].astype(np.float32), (8, 8), interpolation=cv2.INTER_AREA)
+    scores = dice_scores(np.stack([small, 1 - small]), mask)
+    assert scores[0] > 0.9 and scores[1] < 0.15
+    assert dice_scores(np.zeros((1, 8, 8), np.float32), np.zeros((1, 64, 64), bool)) == [1]
+
+
+def test_options_that_do_not_fit_masks_are_refused(data, tmp_path):
+    with pytest.raises(UsageError, match="--mixup"):
+        train(data / "data", tmp_path / "run", TrainConfig("cnn", "none", mixup=0.2), masks=data / "masks")
+    with pytest.raises(UsageError, match="--border-crop"):
+        models.build("cnn", "none", border_crop=0.1, lungs=True)

@@ -1,0 +1,133 @@
+"""The place of the evidence: how much of each heatmap lies in the lungs, measured with true masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.common.dataset import CLASSES
+from cxr_edge.common.statistics import Floats
+from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract
+from cxr_edge.runtime.engines.base import FloatArray
+from cxr_edge.runtime.explanation.gradcam import upsample
+from cxr_edge.train.data.masks import LungMasks
+from cxr_edge.train.evaluation.metrics import Cases, Estimate, mean_over_images
+from cxr_edge.train.evaluation.subject import Subject
+
+
+@dataclass(frozen=True)
+class Place:
+    """Place of the evidence in images of one class that were decided in one way.
+
+    Attributes
+    ----------
+    truth, decided
+        Class and decision of the images.
+    images, empty
+        Number of images with a mask, and number of those without evidence, which are left out of the rest.
+    in_lungs, in_hull
+        Mean share of the evidence inside the lungs, and inside the convex hull of both.
+    peak_in_hull
+        Share of the images whose hottest pixel lies inside the hull.
+    """
+
+    truth: str
+    decided: str
+    images: int
+    empty: int
+    in_lungs: Estimate
+    in_hull: Estimate
+    peak_in_hull: Estimate
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Place of the evidence, and agreement of the lungs that the model finds with the true masks.
+
+    Attributes
+    ----------
+    images
+        Number of images with a mask.
+    lung_area, hull_area
+        Mean share of the image that lungs and hull cover: what evidence at random places would give.
+    places
+        By class and decision; the last has the pneumonias that were found.
+    dice
+        Mean Dice coefficient of the lungs found and the masks; None if the model finds no lungs.
+    """
+
+    images: int
+    lung_area: float
+    hull_area: float
+    places: tuple[Place, ...]
+    dice: Estimate | None
+
+
+def measure_evidence(
+    subject: Subject, cases: Cases, heatmaps: FloatArray, lungs: FloatArray | None, masks: LungMasks
+) -> Evidence:
+    """Compare heatmaps with true lung masks, at the default operating point.
+
+    Parameters
+    ----------
+    heatmaps
+        (N, h, w) float32 ≥ 0.
+    lungs
+        (N, h', w') float32 in [0, 1]: probability of a lung in each cell; None if the model does not find lungs.
+    """
+    known = np.flatnonzero(masks.known)
+    inside = masks.pixels[known] > 0
+    shares = np.array(
+        [_shares(heatmap, mask, subject.heatmap) for heatmap, mask in zip(heatmaps[known], inside, strict=True)]
+    ).reshape(-1, 3)
+    decided = cases.probability >= subject.operating_points[0].threshold
+    places = []
+    for truth, call in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        chosen = (cases.labels[known] == truth) & (decided[known] == call)
+        found = shares[chosen]
+        full = np.isfinite(found[:, 0])
+        patients = cases.patients[known][chosen][full]
+        estimates = (mean_over_images(values, patients) for values in found[full].T)
+        places.append(Place(CLASSES[truth], CLASSES[call], len(found), int((~full).sum()), *estimates))
+    dice = None
+    if lungs is not None:
+        dice = mean_over_images(dice_scores(lungs[known], inside[..., 0]), cases.patients[known])
+    area = inside.mean(axis=(0, 1, 2)) if len(known) else np.full(2, np.nan)
+    return Evidence(len(known), float(area[0]), float(area[1]), tuple(places), dice)
+
+
+def dice_scores(lungs: FloatArray, masks: npt.NDArray[np.bool_]) -> Floats:
+    """Dice coefficient of each image (Dice 1945): the lungs are enlarged to the size of the mask and cut at 0.5.
+
+    Parameters
+    ----------
+    lungs, masks
+        (N, h, w) float32 in [0, 1], and (N, H, W) bool.
+
+    Returns
+    -------
+    (N,) float in [0, 1]; 1 if both are empty.
+    """
+    scores = np.ones(len(masks))
+    for row, (found, mask) in enumerate(zip(lungs, masks, strict=True)):
+        lung = cv2.resize(found, mask.shape[::-1], interpolation=cv2.INTER_LINEAR) >= 0.5
+        if total := int(lung.sum() + mask.sum()):
+            scores[row] = 2 * int((lung & mask).sum()) / total
+    return scores
+
+
+def _shares(heatmap: FloatArray, inside: npt.NDArray[np.bool_], geometry: HeatmapGeometry) -> Sequence[float]:
+    """Share of a heatmap in the lungs, in the hull, and whether its hottest pixel is in the hull; NaN if it is empty.
+
+    `inside` is (H, W, 2) bool: lungs and hull.
+    """
+    if not heatmap.max() > 0:
+        return [np.nan] * 3
+    height, width = inside.shape[:2]
+    heat = upsample(heatmap, geometry, InputContract(height, width), height, width)
+    lungs, hull = inside[..., 0], inside[..., 1]
+    return [heat[lungs].sum() / heat.sum(), heat[hull].sum() / heat.sum(), hull.ravel()[heat.argmax()]]

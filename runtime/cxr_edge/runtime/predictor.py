@@ -229,7 +229,9 @@ class Predictor:
 
             return Explanation(
                 prediction,
-                overlay(gray, prediction.heatmap, self.manifest.heatmap, self.manifest.input, caption, prediction.lungs),
+                overlay(
+                    gray, prediction.heatmap, self.manifest.heatmap, self.manifest.input, caption, prediction.lungs
+                ),
             )
         from cxr_edge.runtime.explanation.attribution import attribution_picture
 

@@ -73,7 +73,11 @@ DEFAULTS: Mapping[str, Gate] = {
     "fp32": Gate(logit_max=1e-3, probability_max=1e-4, flip_rate=0.0, lungs_dice=0.999),
     "fp16": Gate(probability_max=0.02, flip_rate=0.002, lungs_dice=0.999),
     "int8": Gate(
-        flip_rate=0.005, auc_drop=0.002, sensitivity_drop=0.005, heatmap_rank_correlation=0.95, calibration_images=30,
+        flip_rate=0.005,
+        auc_drop=0.002,
+        sensitivity_drop=0.005,
+        heatmap_rank_correlation=0.95,
+        calibration_images=30,
         lungs_dice=0.99,
     ),  # fmt: skip
 }

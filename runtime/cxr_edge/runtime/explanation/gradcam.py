@@ -17,9 +17,9 @@ FAINT_LOGIT = 0.1
 #: Opacity of the hottest cell.
 OPACITY = 0.6
 #: Turbo as a lookup table: (256, 1, 3) uint8 RGB.
+TURBO_RGB = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, np.newaxis], cv2.COLORMAP_TURBO)[:, :, ::-1].copy()
 #: Colour of the outline of the lungs, which the heatmap does not use.
 OUTLINE_RGB = (255, 0, 255)
-TURBO_RGB = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, np.newaxis], cv2.COLORMAP_TURBO)[:, :, ::-1].copy()
 
 
 def upsample(
@@ -113,7 +113,7 @@ def draw_outline(picture: npt.NDArray[np.uint8], lungs: FloatArray) -> None:
     height, width, _ = picture.shape
     inside = cv2.resize(lungs, (width, height), interpolation=cv2.INTER_LINEAR) >= 0.5
     contours, _ = cv2.findContours(inside.view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(picture, contours, -1, OUTLINE_RGB, 1, cv2.LINE_AA)
+    cv2.drawContours(picture, contours, -1, OUTLINE_RGB, 1)
 
 
 def text_band(text: str, width: int) -> npt.NDArray[np.uint8]:

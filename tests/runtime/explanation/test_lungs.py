@@ -90,7 +90,7 @@ def test_the_outline_is_drawn_around_the_lungs_only():
     gray, heatmap = np.full((448, 448), 120, np.uint8), np.zeros((7, 7), np.float32)
     plain = overlay(gray, heatmap, GEOMETRY, CONTRACT, "x")
     outlined = overlay(gray, heatmap, GEOMETRY, CONTRACT, "x", drawn(LEFT))
-    rows, columns = np.nonzero((plain != outlined).any(axis=2))
+    _, columns = np.nonzero((plain != outlined).any(axis=2))
     scale = 512 / 28
     assert abs(columns.min() - 4 * scale) < 3 and abs(columns.max() - 13 * scale) < 3
     assert (outlined == OUTLINE_RGB).all(axis=2).sum() > 100

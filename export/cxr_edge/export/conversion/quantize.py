@@ -56,7 +56,8 @@ def round_weights(network: keras.Model, images: npt.NDArray[np.uint8], steps: in
     Parameters
     ----------
     network
-        (N, H, W, 1) in [0, 255] -> logit (N, 1), and lungs if it finds them, with folded batch norms. It is not changed.
+        (N, H, W, 1) in [0, 255] -> logit (N, 1), and the logits of the lungs if it finds them. Its batch norms are
+        folded. It is not changed.
     images
         (N, H, W, 1) uint8 in [0, 255], calibration images.
     steps

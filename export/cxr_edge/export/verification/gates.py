@@ -79,7 +79,7 @@ DEFAULTS: Mapping[str, Gate] = {
         heatmap_rank_correlation=0.95,
         calibration_images=30,
         lungs_dice=0.99,
-    ),  # fmt: skip
+    ),
 }
 
 

@@ -93,12 +93,13 @@ def run_file(predictor: Predictor, images: Sequence[LabelledImage], tick: Callab
             raise DataError(f"{result}; repair the image or remove it from the data set")
         predictions.append(result)
         tick()
+    lungs = [p.lungs for p in predictions if p.lungs is not None]
     return Outputs(
         np.array([p.probability for p in predictions], np.float32),
         np.array([p.logit for p in predictions], np.float32),
         np.stack([p.heatmap for p in predictions]),
         np.array([p.novelty for p in predictions], np.float32),
-        None if predictions[0].lungs is None else np.stack([p.lungs for p in predictions]),
+        np.stack(lungs) if lungs else None,
     )
 
 

@@ -19,8 +19,8 @@ LUNG = 0.5
 #: training data has 6.9 %.
 SMALLEST_LUNG = 0.015
 #: A lung is cut off if it touches a border of the image along this share of its own width or height. Measured on the
-#: masks of the training data: it holds for 3 % of the images, and for 86 % or more after a fifth of the lungs' height or
-#: width was cut away at one side.
+#: masks of the training data: it holds for 3 % of the images, and for 86 % or more after a fifth of the lungs' height
+#: or width was cut away at one side.
 CUT_OFF = 0.6
 #: A heatmap whose peak contributes less than this to the logit is empty.
 EMPTY_LOGIT = 1e-3

@@ -1,5 +1,7 @@
 """Which lungs an image shows, and how much of the evidence lies in them."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from support import SHARED, needs_shared
 from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract
 from cxr_edge.runtime.explanation.gradcam import OUTLINE_RGB, overlay, upsample
 from cxr_edge.runtime.explanation.lungs import convex_hull, evidence_inside, find_lungs
+from cxr_edge.runtime.predictor import Prediction, _caption
 
 CONTRACT = InputContract()
 GEOMETRY = HeatmapGeometry(32.0, 24.2)
@@ -132,3 +135,21 @@ def test_true_masks_of_which_a_fifth_is_missing_are_cut_off(masks, side):
 
     found = found_in([crop(mask) for mask in masks])
     assert found.count("cut off") >= 0.85 * len(found)
+
+
+@pytest.mark.parametrize(
+    ("found", "share", "line"),
+    [
+        ("both", 0.974, "97% of the evidence in the lungs"),
+        ("both", None, "no evidence"),
+        ("one", 0.5, "50% of the evidence in the lungs  ONLY ONE LUNG FOUND"),
+        ("cut off", 0.5, "50% of the evidence in the lungs  LUNGS CUT OFF AT THE BORDER"),
+        ("none", 0.0, "NO LUNGS FOUND"),
+    ],
+)
+def test_the_caption_says_what_was_found(found, share, line):
+    heatmap = np.zeros((7, 7), np.float32)
+    lungs = {"lungs": drawn(LEFT), "lungs_found": found, "evidence_in_lungs": share}
+    prediction = Prediction("NORMAL", 0.1, -2.0, "balanced", 0.5, heatmap, 1.0, True, {}, **lungs)
+    assert _caption(prediction).split("\n")[1:] == [line]
+    assert "\n" not in _caption(replace(prediction, lungs=None))

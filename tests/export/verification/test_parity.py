@@ -54,8 +54,14 @@ def test_every_gate_holds_what_it_is_called_by(outputs, labels):
     """Each limit, set just within and just beyond what was measured."""
     random = np.random.default_rng(2)
     outputs = replace(outputs, lungs=random.uniform(0, 1, (400, 8, 8)).astype(np.float32))
-    worse = replace(outputs, lungs=outputs.lungs[:, ::-1], probability=outputs.probability**2, logit=outputs.logit + random.normal(0, 2, 400),
-                    heatmap=outputs.heatmap[:, ::-1], novelty=outputs.novelty + 0.05)  # fmt: skip
+    worse = replace(
+        outputs,
+        probability=outputs.probability**2,
+        logit=outputs.logit + random.normal(0, 2, 400),
+        heatmap=outputs.heatmap[:, ::-1],
+        novelty=outputs.novelty + 0.05,
+        lungs=outputs.lungs[:, ::-1],
+    )
     parity = compare(FILE, "CPU", worse, outputs, labels, replace(MANIFEST, calibration={"images": 40}))
     for name, measure in {**HIGHEST, **LEAST}.items():
         value = measure(parity)

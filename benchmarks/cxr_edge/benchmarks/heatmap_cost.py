@@ -14,12 +14,10 @@ from cxr_edge.benchmarks.latency import WARM_UP
 from cxr_edge.benchmarks.statistics import median_ratio
 from cxr_edge.runtime.errors import UsageError
 
-KEPT = ("probability", "logit", "novelty")
 
-
-def without_heatmap(source: Path, target: Path) -> None:
-    """Write a copy of a model file that computes only the outputs `KEPT`."""
-    {".onnx": _prune_onnx, ".tflite": _prune_tflite}[source.suffix](source, target)
+def without_heatmap(source: Path, target: Path, left_out: str = "heatmap") -> None:
+    """Write a copy of a model file that does not compute the output `left_out`."""
+    {".onnx": _prune_onnx, ".tflite": _prune_tflite}[source.suffix](source, target, left_out)
 
 
 def heatmap_cost(
@@ -68,22 +66,28 @@ def _runner(path: Path, threads: int) -> Callable[[npt.NDArray[np.uint8]], Any]:
     return run
 
 
-def _prune_onnx(source: Path, target: Path) -> None:
+def _prune_onnx(source: Path, target: Path, left_out: str) -> None:
     import onnx
 
-    onnx.utils.extract_model(str(source), str(target), ["image"], list(KEPT))
+    names = [output.name for output in onnx.load(source).graph.output]
+    onnx.utils.extract_model(str(source), str(target), ["image"], _others(source, names, left_out))
 
 
-def _prune_tflite(source: Path, target: Path) -> None:
-    """Remove the operators that only the heatmap needs, with the object interface of the TFLite schema."""
+def _others(source: Path, names: list[str], left_out: str) -> list[str]:
+    if left_out not in names:
+        raise UsageError(f"{source}: found the outputs {', '.join(names)}, expected {left_out!r} too; export it again")
+    return [name for name in names if name != left_out]
+
+
+def _prune_tflite(source: Path, target: Path, left_out: str) -> None:
+    """Remove the operators that only one output needs, with the object interface of the TFLite schema."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(source.read_bytes(), 0))
     graph = model.subgraphs[0]
-    kept = [entry for entry in model.signatureDefs[0].outputs if entry.name.decode() in KEPT]
-    if len(kept) != len(KEPT):
-        raise UsageError(f"{source}: does not have the outputs {', '.join(KEPT)}; export it again")
+    entries = {entry.name.decode(): entry for entry in model.signatureDefs[0].outputs}
+    kept = [entries[name] for name in _others(source, list(entries), left_out)]
     model.signatureDefs[0].outputs = kept
     graph.outputs = [entry.tensorIndex for entry in kept]
     needed, operators = set(graph.outputs), []

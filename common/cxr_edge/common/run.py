@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract, OperatingPoint, sha256
+from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract, LungGrid, OperatingPoint, sha256
 from cxr_edge.runtime.errors import BundleError, IntegrityError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Run:
         run = cls(folder, record)
         try:
             _ = run.arch, run.input, run.geometry, run.operating_points, run.temperature, run.held_out, run.fingerprint
+            _ = run.lungs
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"{folder / RECORD}: incomplete ({error!r}); train again") from error
         return run
@@ -79,6 +80,12 @@ class Run:
     def geometry(self) -> HeatmapGeometry:
         """Places of the heatmap's cells in the image."""
         return HeatmapGeometry(**self.record["heatmap"])
+
+    @property
+    def lungs(self) -> LungGrid | None:
+        """Size of the map of the lungs; None if the network was trained without masks."""
+        found = self.record.get("lungs")
+        return None if found is None else LungGrid(**found)
 
     @property
     def operating_points(self) -> tuple[OperatingPoint, ...]:

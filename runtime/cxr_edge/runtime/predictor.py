@@ -50,6 +50,14 @@ class Prediction:
         Distance of the features of the image from the training set.
     in_distribution
         Whether the novelty is within the range of 99 % of held-out radiographs. If not, do not rely on the decision.
+    lungs
+        (28, 28) float32 in [0, 1]: probability that a tile of the image belongs to a lung. None if the model does not
+        find the lungs; then the following two are None as well.
+    lungs_found
+        `both`, `one` or `none`, or `cut off` if a lung reaches beyond the border of the image.
+    evidence_in_lungs
+        Share of the heatmap's evidence, in [0, 1], that lies inside the convex hull of the lungs
+        (`explanation.lungs.evidence_inside`). None if the heatmap is empty.
     timings_ms
         Milliseconds of decode, preprocess, inference and in total. In a batch, the time of the batch divided by the
         number of images.
@@ -64,6 +72,9 @@ class Prediction:
     novelty: float
     in_distribution: bool
     timings_ms: Mapping[str, float]
+    lungs: FloatArray | None = None
+    lungs_found: str | None = None
+    evidence_in_lungs: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Fields of a JSON line."""
@@ -75,6 +86,8 @@ class Prediction:
             "threshold": self.threshold,
             "novelty": self.novelty,
             "in_distribution": self.in_distribution,
+            "lungs_found": self.lungs_found,
+            "evidence_in_lungs": self.evidence_in_lungs,
             "heatmap": [[round(float(v), 5) for v in row] for row in self.heatmap],
             "timings_ms": {stage: round(ms, 3) for stage, ms in self.timings_ms.items()},
         }
@@ -215,7 +228,10 @@ class Predictor:
             from cxr_edge.runtime.explanation.gradcam import overlay
 
             return Explanation(
-                prediction, overlay(gray, prediction.heatmap, self.manifest.heatmap, self.manifest.input, caption)
+                prediction,
+                overlay(
+                    gray, prediction.heatmap, self.manifest.heatmap, self.manifest.input, caption, prediction.lungs
+                ),
             )
         from cxr_edge.runtime.explanation.attribution import attribution_picture
 
@@ -227,7 +243,7 @@ class Predictor:
                 CxrEdgeWarning,
                 stacklevel=2,
             )
-        return Explanation(prediction, attribution_picture(gray, attribution, caption), attribution)
+        return Explanation(prediction, attribution_picture(gray, attribution, caption, prediction.lungs), attribution)
 
     @property
     def integrated_gradients(self) -> IntegratedGradients:
@@ -299,7 +315,18 @@ class Predictor:
             novelty=novelty,
             in_distribution=novelty <= self.manifest.novelty_threshold,
             timings_ms=timings | {"total": sum(timings.values())},
+            **self._lungs(outputs, row),
         )
+
+    def _lungs(self, outputs: Outputs, row: int) -> dict[str, Any]:
+        """The fields of a prediction about the lungs; empty if the model does not find them."""
+        if outputs.lungs is None:
+            return {}
+        from cxr_edge.runtime.explanation.lungs import evidence_inside, find_lungs
+
+        lungs = find_lungs(outputs.lungs[row])
+        share = evidence_inside(outputs.heatmap[row], lungs.hull, self.manifest.heatmap, self.manifest.input)
+        return {"lungs": outputs.lungs[row], "lungs_found": lungs.found, "evidence_in_lungs": share}
 
 
 def load(
@@ -363,7 +390,18 @@ def packaged_model() -> Path:
 
 def _caption(prediction: Prediction) -> str:
     doubt = "" if prediction.in_distribution else "  UNLIKE THE TRAINING SET"
-    return f"{prediction.label}  p={prediction.probability:.3f}  threshold={prediction.threshold:.3f}{doubt}"
+    decision = f"{prediction.label}  p={prediction.probability:.3f}  threshold={prediction.threshold:.3f}{doubt}"
+    return decision if prediction.lungs is None else f"{decision}\n{_about_lungs(prediction)}"
+
+
+def _about_lungs(prediction: Prediction) -> str:
+    """The line of a caption that says which lungs were found and how much of the evidence lies in them."""
+    if prediction.lungs_found == "none":
+        return "NO LUNGS FOUND"
+    share = prediction.evidence_in_lungs
+    where = "no evidence" if share is None else f"{share:.0%} of the evidence in the lungs"
+    doubt = {"one": "  ONLY ONE LUNG FOUND", "cut off": "  LUNGS CUT OFF AT THE BORDER"}
+    return where + doubt.get(str(prediction.lungs_found), "")
 
 
 def _after_fork() -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from cxr_edge.common.statistics import calibration_error, roc_auc
 from cxr_edge.export.verification.gates import DEFAULTS, HIGHEST, LEAST, Gate, check, load_gates
-from cxr_edge.export.verification.parity import compare, rank_correlation, top_overlap
+from cxr_edge.export.verification.parity import compare, dice, rank_correlation, top_overlap
 from cxr_edge.runtime import UsageError
 from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract, Manifest, ModelFile, OperatingPoint
 from cxr_edge.runtime.engines import Outputs
@@ -53,8 +53,15 @@ def test_paired_statistics_and_calibration_are_of_the_same_images(outputs, label
 def test_every_gate_holds_what_it_is_called_by(outputs, labels):
     """Each limit, set just within and just beyond what was measured."""
     random = np.random.default_rng(2)
-    worse = replace(outputs, probability=outputs.probability**2, logit=outputs.logit + random.normal(0, 2, 400),
-                    heatmap=outputs.heatmap[:, ::-1], novelty=outputs.novelty + 0.05)  # fmt: skip
+    outputs = replace(outputs, lungs=random.uniform(0, 1, (400, 8, 8)).astype(np.float32))
+    worse = replace(
+        outputs,
+        probability=outputs.probability**2,
+        logit=outputs.logit + random.normal(0, 2, 400),
+        heatmap=outputs.heatmap[:, ::-1],
+        novelty=outputs.novelty + 0.05,
+        lungs=outputs.lungs[:, ::-1],
+    )
     parity = compare(FILE, "CPU", worse, outputs, labels, replace(MANIFEST, calibration={"images": 40}))
     for name, measure in {**HIGHEST, **LEAST}.items():
         value = measure(parity)
@@ -112,7 +119,9 @@ def test_gates_file_overrides_key_by_key(tmp_path):
     path.write_text("[int8]\nflip_rate = 0.02\n")
     gates = load_gates(path)
     assert gates["int8"].flip_rate == 0.02 and gates["int8"].auc_drop == DEFAULTS["int8"].auc_drop
-    assert gates["fp32"] == DEFAULTS["fp32"] == Gate(logit_max=1e-3, probability_max=1e-4, flip_rate=0.0)
+    assert (
+        gates["fp32"] == DEFAULTS["fp32"] == Gate(logit_max=1e-3, probability_max=1e-4, flip_rate=0.0, lungs_dice=0.999)
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,3 +140,27 @@ def test_a_misspelt_gate_is_an_error(tmp_path, text, says):
         load_gates(path)
     with pytest.raises(UsageError, match="cannot be read"):
         load_gates(tmp_path / "absent.toml")
+
+
+def test_lungs_are_compared_where_both_have_them(outputs, labels):
+    random = np.random.default_rng(3)
+    lungs = random.uniform(0, 1, (400, 8, 8)).astype(np.float32)
+    expected = replace(outputs, lungs=lungs)
+    parity = compare(FILE, "CPU", expected, expected, labels, MANIFEST)
+    assert parity.lungs_dice == 1 and parity.lungs_max == 0
+    assert "lungs_dice" in {c.name for c in check(parity, DEFAULTS["fp32"])}
+    shifted = replace(outputs, lungs=np.clip(lungs + 0.1, 0, 1))
+    parity = compare(FILE, "CPU", shifted, expected, labels, MANIFEST)
+    assert parity.lungs_max == pytest.approx(0.1) and 0.85 < parity.lungs_dice < 0.95
+    assert [c.name for c in check(parity, Gate(lungs_dice=0.99)) if not c.passed] == ["lungs_dice"]
+    for lacking, other in ((outputs, expected), (expected, outputs)):
+        parity = compare(FILE, "CPU", lacking, other, labels, MANIFEST)
+        assert parity.lungs_dice is parity.lungs_max is None and not check(parity, Gate(lungs_dice=0.99))
+
+
+def test_dice_of_masks():
+    masks = np.zeros((3, 2, 2), bool)
+    other = masks.copy()
+    masks[1, 0], other[1, :, 0] = True, True
+    other[2] = True
+    np.testing.assert_allclose(dice(masks, other), [1, 0.5, 0])

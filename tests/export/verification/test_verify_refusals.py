@@ -56,11 +56,11 @@ def test_a_file_that_was_held_to_no_limit_does_not_pass():
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("output", ["probability", "logit", "heatmap", "novelty"])
+@pytest.mark.parametrize("output", ["probability", "logit", "heatmap", "novelty", "lungs"])
 def test_an_output_that_is_no_number_does_not_pass(output, wrong, tmp_path):
     """fp32 has no limit on heatmap and novelty: NaN there would pass all others."""
     arrays = {name: np.zeros(3, np.float32) for name in ("probability", "logit", "novelty")}
-    arrays["heatmap"] = np.zeros((3, 7, 7), np.float32)
+    arrays |= {"heatmap": np.zeros((3, 7, 7), np.float32), "lungs": np.zeros((3, 28, 28), np.float32)}
     sound = Outputs(**arrays)
     _check_finite(tmp_path, sound, arrays)
     arrays[output] = arrays[output].copy()

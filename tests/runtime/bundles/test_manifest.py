@@ -34,8 +34,8 @@ def test_it_survives_json():
 @pytest.mark.parametrize(
     ("path", "value", "field", "expected"),
     [
-        (["schema_version"], 99, "schema_version", "expected 1; upgrade cxr-edge"),
-        (["schema_version"], MISSING, "schema_version", "expected 1; upgrade cxr-edge"),
+        (["schema_version"], 99, "schema_version", "expected 1 or 2; upgrade cxr-edge"),
+        (["schema_version"], MISSING, "schema_version", "expected 1 or 2; upgrade cxr-edge"),
         (["name"], "", "name", "a name of 1 to 200 printable characters"),
         (["created"], 3, "created", "a name"),
         (["surprise"], 1, "", "unknown field \"surprise\", expected only the fields name, created"),

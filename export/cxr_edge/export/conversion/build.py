@@ -62,7 +62,7 @@ def build_bundle(
         files.append(_write(row, source, facts, partial))
     manifest = _list_files(facts, files)
     if runnable := [file for file in manifest.files if file.engine == "litert"]:
-        write_golden(partial, runnable, facts.input)
+        write_golden(partial, runnable, facts)
     (partial / MANIFEST).write_text(manifest.to_json())
     (partial / "MODEL_CARD.md").write_text(model_card(manifest))
     shutil.rmtree(bundle, ignore_errors=True)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.export.conversion.formats import gate_of
-from cxr_edge.runtime.bundles.bundle import InputContract, ModelFile, sha256
+from cxr_edge.runtime.bundles.bundle import Manifest, ModelFile, sha256
 from cxr_edge.runtime.engines.litert import LiteRTEngine
 
 SCHEMA_VERSION = 1
@@ -56,7 +56,7 @@ def _draw_chest(height: int, width: int) -> npt.NDArray[np.uint8]:
     return np.asarray(cv2.GaussianBlur(picture, (0, 0), width / 56), np.uint8)
 
 
-def write_golden(bundle: Path, files: list[ModelFile], contract: InputContract) -> None:
+def write_golden(bundle: Path, files: list[ModelFile], facts: Manifest) -> None:
     """Write `golden/`: three inputs, as PNG and as the raw bytes to feed, and the outputs of each TFLite file.
 
     Parameters
@@ -65,25 +65,29 @@ def write_golden(bundle: Path, files: list[ModelFile], contract: InputContract) 
         Folder of the files.
     files
         The files that LiteRT runs.
+    facts
+        Their input and outputs.
     """
     folder = bundle / GOLDEN
     folder.mkdir()
-    inputs = draw_inputs(contract.height, contract.width)
+    inputs = draw_inputs(facts.input.height, facts.input.width)
     for name, picture in inputs.items():
         (folder / f"{name}.bin").write_bytes(picture.tobytes())
         (folder / f"{name}.png").write_bytes(cv2.imencode(".png", picture)[1].tobytes())
     content = {
         "schema_version": SCHEMA_VERSION,
         "inputs": {name: {"sha256": sha256(folder / f"{name}.bin")} for name in inputs},
-        "files": {file.path: _expect(bundle, file, contract, inputs) for file in files},
+        "files": {file.path: _expect(bundle, file, facts, inputs) for file in files},
     }
     (folder / "golden.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _expect(
-    bundle: Path, file: ModelFile, contract: InputContract, inputs: Mapping[str, npt.NDArray[np.uint8]]
+    bundle: Path, file: ModelFile, facts: Manifest, inputs: Mapping[str, npt.NDArray[np.uint8]]
 ) -> dict[str, object]:
-    outputs = vars(LiteRTEngine(bundle / file.path, contract).run(np.stack(list(inputs.values()))[..., np.newaxis]))
+    engine = LiteRTEngine(bundle / file.path, facts.input, lungs=facts.lungs)
+    found = engine.run(np.stack(list(inputs.values()))[..., np.newaxis])
+    outputs = {name: getattr(found, name) for name in found.given}
     share = TOLERANCE[gate_of(file.precision)]
     return {
         "sha256": file.sha256,

@@ -1,12 +1,12 @@
 """The deployment graph, which is the same in every format.
 
 The input `image` is raw uint8 grayscale pixels (N, H, W, 1). The outputs are `probability` (N,), `logit` (N,),
-`heatmap` (N, h, w) and `novelty` (N,).
+`heatmap` (N, h, w) and `novelty` (N,). The graph of a network with a lung decoder also has `lungs` (N, H/8, W/8).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,7 +39,7 @@ def deployment_model(
     ----------
     network
         (N, H, W, 1) in [0, 255] -> logit (N, 1), with the layers `pool`, `hidden`, `logit` (see
-        `cxr_edge.train.fit.models`).
+        `cxr_edge.train.fit.models`). If it has the layer `lungs`, the output `lungs` is the sigmoid of that layer.
     temperature
         probability = sigmoid(logit / temperature) (Guo et al. 2017).
     novelty
@@ -64,11 +64,14 @@ def deployment_model(
             f"{network.name}: not a network of cxr-edge train ({error}); train one with `cxr-edge train`"
         ) from error
     weights, bias = hidden_layer.get_weights()
-    backbone = keras.Model(network.inputs[0], features, name="backbone")
+    lungs = lung_logits(network)
+    backbone = keras.Model(network.inputs[0], features if lungs is None else [features, lungs], name="backbone")
     cells = features.shape[1] * features.shape[2]
 
     image = keras.Input(network.input_shape[1:], dtype=input_dtype, name="image")
     feature_map = backbone(ops.cast(image, "float32"))
+    if lungs is not None:
+        feature_map, lungs = feature_map
     if isinstance(feature_map, list):  # models built on a list return one; a mean over it would use wrong axes
         raise BundleError(
             f"{network.name}: found {len(feature_map)} outputs of its backbone, expected one; train it again"
@@ -87,4 +90,11 @@ def deployment_model(
     beyond = ops.relu(ops.matmul(centred, novelty.kinds) - novelty.reach)
     distance = ops.sqrt(ops.sum(missed * missed, axis=1) + ops.sum(beyond * beyond, axis=1))
     outputs = {"probability": ops.sigmoid(logit / temperature), "logit": logit, "heatmap": heatmap, "novelty": distance}
+    if lungs is not None:
+        outputs["lungs"] = ops.squeeze(ops.sigmoid(lungs), axis=-1)
     return keras.Model(image, outputs, name=network.name)
+
+
+def lung_logits(network: keras.Model) -> Any:
+    """The tensor of logits that tiles of the image belong to a lung, (N, h, w, 1); None without a lung decoder."""
+    return next((layer.output for layer in network.layers if layer.name == "lungs"), None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.runtime.bundles.bundle import InputContract
+from cxr_edge.runtime.bundles.bundle import InputContract, LungGrid
 from cxr_edge.runtime.engines import Outputs
 from cxr_edge.runtime.engines.litert import LiteRTEngine, open_signature
 from cxr_edge.runtime.quiet import quiet_native_stderr
@@ -65,16 +65,16 @@ class ClassifierEngine:
     """Runs the variant in LiteRT, so that `verify` can compare it; a radiograph is fed as three equal channels.
 
     The variant gives only the probability of `Outputs`. The logit is computed from it, to rank images. The heatmap is
-    empty, and the novelty is NaN.
+    empty, the novelty is NaN, and there are no lungs.
     """
 
     backend = LiteRTEngine.backend
     given = ("probability",)
 
-    def __init__(self, path: Path, contract: InputContract, threads: int) -> None:
+    def __init__(self, path: Path, contract: InputContract, threads: int, lungs: LungGrid | None = None) -> None:
         colour = replace(contract, channels=3)
         with quiet_native_stderr():
-            self._signature = open_signature(path, path.read_bytes(), colour, threads, ("scores",))
+            self._signature = open_signature(path, path.read_bytes(), colour, threads, needed=("scores",))
 
     def run(self, images: npt.NDArray[np.uint8]) -> Outputs:
         """See `Engine.run`."""

@@ -173,7 +173,10 @@ def to_int8(
 
 
 def _backbone(model: onnx.ModelProto, finest: int) -> list[str]:
-    """Names of the nodes that lead to the last feature map, without those whose maps are finer than `finest` pixels."""
+    """Names of the nodes that lead to the last feature map and to the logits of the lungs.
+
+    Nodes whose maps are finer than `finest` pixels are left out.
+    """
     import onnx
 
     maker = {name: node for node in model.graph.node for name in node.output}
@@ -183,6 +186,9 @@ def _backbone(model: onnx.ModelProto, finest: int) -> list[str]:
     }
     head = next(node for node in model.graph.node if "hidden_per_cell" in node.name)
     waiting, chosen = [head.input[0]], {}
+    if "lungs" in maker:
+        sigmoid = maker[maker["lungs"].input[0]]
+        waiting.append(sigmoid.input[0])
     while waiting:
         node = maker.get(waiting.pop())
         if node is None or node.name in chosen or shapes[node.output[0]][2] > finest:

@@ -18,7 +18,9 @@ TOOLS = (
     "tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "onnxslim", "onnxconverter-common", "ai-edge-quantizer",
 )  # fmt: skip
 #: Fields of `run.json` that the manifest leaves out, because it has fields of its own for them or has no use for them.
-LEFT_OUT = frozenset({"history", "split", "operating_points", "heatmap", "input", "temperature", "schema_version"})
+LEFT_OUT = frozenset(
+    {"history", "split", "operating_points", "heatmap", "input", "temperature", "schema_version", "lungs"}
+)
 #: Fields of the split that the manifest keeps; the lists of files are left out.
 SPLIT = ("rule", "train_images", "validation_images", "holdout_images")
 
@@ -60,5 +62,6 @@ def manifest_of(run: Run, bundle: Path, calibration: Sequence[LabelledImage]) ->
         temperature=run.temperature,
         novelty_threshold=run.novelty.threshold,
         training={key: value for key, value in record.items() if key not in LEFT_OUT} | provenance,
+        lungs=run.lungs,
         calibration={"images": len(calibration), "fingerprint": fingerprint(calibration)} if calibration else {},
     )

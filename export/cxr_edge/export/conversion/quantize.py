@@ -23,6 +23,8 @@ DAMPING = 0.01
 #: A kernel smaller than this gets one weight of this size. Some channels of trained networks are dead: all weights are
 #: zero, and the bias gives a constant. For such a kernel, quantisers choose a scale so small that the bias overflows.
 LEAST = 1e-4
+#: Layers of the head, which stays in floating point.
+HEAD = frozenset({"pool", "hidden", "dropout", "logit"})
 #: Number of calibration images that the rounding uses; the ranges use all of them.
 IMAGES = 50
 #: Largest number of positions of a feature map that the statistics of a layer use.
@@ -54,7 +56,8 @@ def round_weights(network: keras.Model, images: npt.NDArray[np.uint8], steps: in
     Parameters
     ----------
     network
-        (N, H, W, 1) in [0, 255] -> (N, 1), with folded batch norms. It is not changed.
+        (N, H, W, 1) in [0, 255] -> logit (N, 1), and the logits of the lungs if it finds them. Its batch norms are
+        folded. It is not changed.
     images
         (N, H, W, 1) uint8 in [0, 255], calibration images.
     steps
@@ -73,8 +76,8 @@ def round_weights(network: keras.Model, images: npt.NDArray[np.uint8], steps: in
     uses = _uses(network)
     exact, approximate = {}, {}
     for layer in network.layers:
-        if layer.name == "pool":
-            break
+        if layer.name in HEAD:  # Keras sorts the lung decoder between its layers
+            continue
         twin = rounded.get_layer(layer.name)
         if isinstance(layer, keras.layers.InputLayer):
             exact[layer.name] = approximate[layer.name] = images.astype(np.float32)

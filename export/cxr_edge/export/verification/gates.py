@@ -32,6 +32,7 @@ class Gate:
     heatmap_rank_correlation: float | None = None
     heatmap_iou: float | None = None
     calibration_images: float | None = None
+    lungs_dice: float | None = None
 
 
 #: Upper limits: the measured value must not exceed them.
@@ -51,6 +52,7 @@ LEAST: Mapping[str, Callable[[Parity], float | None]] = {
     "heatmap_rank_correlation": lambda p: p.heatmap_rank_correlation,
     "heatmap_iou": lambda p: p.heatmap_iou,
     "calibration_images": lambda p: p.calibration_images,
+    "lungs_dice": lambda p: p.lungs_dice,
 }
 
 
@@ -68,10 +70,15 @@ class Check:
 
 
 DEFAULTS: Mapping[str, Gate] = {
-    "fp32": Gate(logit_max=1e-3, probability_max=1e-4, flip_rate=0.0),
-    "fp16": Gate(probability_max=0.02, flip_rate=0.002),
+    "fp32": Gate(logit_max=1e-3, probability_max=1e-4, flip_rate=0.0, lungs_dice=0.999),
+    "fp16": Gate(probability_max=0.02, flip_rate=0.002, lungs_dice=0.999),
     "int8": Gate(
-        flip_rate=0.005, auc_drop=0.002, sensitivity_drop=0.005, heatmap_rank_correlation=0.95, calibration_images=30
+        flip_rate=0.005,
+        auc_drop=0.002,
+        sensitivity_drop=0.005,
+        heatmap_rank_correlation=0.95,
+        calibration_images=30,
+        lungs_dice=0.99,
     ),
 }
 

@@ -15,12 +15,11 @@ from cxr_edge.runtime.bundles.bundle import Manifest, ModelFile
 from cxr_edge.runtime.engines import Outputs
 from cxr_edge.runtime.engines.base import OUTPUTS
 from cxr_edge.runtime.errors import DataError, ImageError
+from cxr_edge.runtime.explanation.lungs import EMPTY_LOGIT, LUNG
 from cxr_edge.runtime.predictor import Predictor
 
 RESAMPLES = 1000
 TOP_SHARE = 0.2
-#: A heatmap whose peak contributes less than this to the logit is empty; two empty heatmaps agree.
-EMPTY_LOGIT = 1e-3
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,9 @@ class Parity:
         Expected calibration error and Brier score of the file, and the difference, file minus network. Lower is better.
     calibration_images
         Number of radiographs that set the int8 ranges of the bundle.
+    lungs_dice, lungs_max
+        Mean over images of the Dice coefficient (Dice 1945) of the tiles of probability ≥ 0.5, in [0, 1]; largest
+        |Δprobability| of a tile.
     novelty_flips
         Number of images that are in distribution for one but not for the other.
     heatmap_rank_correlation
@@ -74,6 +76,8 @@ class Parity:
     heatmap_rank_correlation: float | None
     heatmap_iou: float | None
     calibration_images: int
+    lungs_dice: float | None = None
+    lungs_max: float | None = None
 
     @property
     def flip_rate(self) -> float:
@@ -89,11 +93,13 @@ def run_file(predictor: Predictor, images: Sequence[LabelledImage], tick: Callab
             raise DataError(f"{result}; repair the image or remove it from the data set")
         predictions.append(result)
         tick()
+    lungs = [p.lungs for p in predictions if p.lungs is not None]
     return Outputs(
         np.array([p.probability for p in predictions], np.float32),
         np.array([p.logit for p in predictions], np.float32),
         np.stack([p.heatmap for p in predictions]),
         np.array([p.novelty for p in predictions], np.float32),
+        np.stack(lungs) if lungs else None,
     )
 
 
@@ -143,6 +149,7 @@ def compare(
         heatmap_rank_correlation=_median_agreement(rank_correlation, outputs, reference, given),
         heatmap_iou=_median_agreement(top_overlap, outputs, reference, given),
         calibration_images=manifest.calibration.get("images", 0),
+        **_compare_lungs(outputs.lungs, reference.lungs),
     )
 
 
@@ -160,6 +167,23 @@ def _median_agreement(
     agreement: Callable[[Floats, Floats], Floats], outputs: Outputs, reference: Outputs, given: Collection[str]
 ) -> float | None:
     return float(np.median(agreement(outputs.heatmap, reference.heatmap))) if "heatmap" in given else None
+
+
+def _compare_lungs(lungs: Floats | None, reference: Floats | None) -> dict[str, float]:
+    """The fields of `Parity` about the lungs; empty if one of both lacks them."""
+    if lungs is None or reference is None:
+        return {}
+    return {
+        "lungs_dice": float(dice(lungs >= LUNG, reference >= LUNG).mean()),
+        "lungs_max": _largest(np.abs(lungs - reference)),
+    }
+
+
+def dice(masks: npt.NDArray[np.bool_], reference: npt.NDArray[np.bool_]) -> Floats:
+    """Dice coefficient of each pair of masks: (N, h, w) twice -> (N,) in [0, 1]. Two empty masks give 1."""
+    both = 2 * (masks & reference).sum(axis=(1, 2))
+    either = masks.sum(axis=(1, 2)) + reference.sum(axis=(1, 2))
+    return np.where(either == 0, 1.0, both / np.maximum(either, 1))
 
 
 def auc_delta_interval(labels: Labels, score: Floats, reference: Floats) -> tuple[float, float]:

@@ -29,7 +29,8 @@ class Reference:
         import keras
 
         pool = network.get_layer("pool")
-        self._backbone = keras.Model(network.inputs[0], pool.input)
+        lungs = [layer.output for layer in network.layers if layer.name == "lungs"]
+        self._backbone = keras.Model(network.inputs[0], [pool.input, *lungs])
         self._head = keras.Model(pool.input, network.outputs[0])
         self._temperature = temperature
         self._novelty = novelty
@@ -45,17 +46,23 @@ class Reference:
     def _run_batch(self, images: npt.NDArray[np.uint8]) -> Outputs:
         import tensorflow as tf
 
-        features = self._backbone(images.astype(np.float32), training=False)
+        features, *lungs = self._backbone(images.astype(np.float32), training=False)
         with tf.GradientTape() as tape:
             tape.watch(features)
             logit = self._head(features, training=False)[:, 0]
         weights = tf.reduce_mean(tape.gradient(logit, features), axis=(1, 2), keepdims=True)
         heatmap = tf.nn.relu(tf.reduce_sum(weights * features, axis=-1)).numpy()
-        probability = 1 / (1 + np.exp(-logit.numpy().astype(np.float64) / self._temperature))
-        return Outputs(probability.astype(np.float32), logit.numpy(), heatmap, self._novelty_of(features.numpy()))
+        probability = _sigmoid(logit.numpy().astype(np.float64) / self._temperature)
+        novelty = self._novelty_of(features.numpy())
+        found = _sigmoid(lungs[0].numpy()[..., 0]) if lungs else None
+        return Outputs(probability, logit.numpy(), heatmap, novelty, found)
 
     def _novelty_of(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         centred = features.mean(axis=(1, 2)) - self._novelty.mean
         missed = centred - centred @ self._novelty.basis @ self._novelty.basis.T
         beyond = np.maximum(centred @ self._novelty.kinds - self._novelty.reach, 0)
         return np.linalg.norm(np.concatenate([missed, beyond], axis=1), axis=1).astype(np.float32)
+
+
+def _sigmoid(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+    return (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32)

@@ -247,13 +247,14 @@ def _verify_file(
         check_precision(bundle.folder / file.path, file)
         outputs = run_file(predictor, trained.images, tick)
         engine = predictor.engine
-        given = getattr(engine, "given", OUTPUTS)  # a companion may lack outputs
+        given = getattr(engine, "given", outputs.given)  # a companion may lack outputs
         _check_finite(bundle.folder / file.path, outputs, given)
+        _check_lungs_declared(bundle, trained)
     except CxrEdgeError as error:  # changed content, a missing engine, a backend on other hardware, NaN
         return _unusable(file, error, gate)
     parity = compare(file, engine.backend, outputs, trained.outputs, trained.labels, bundle.manifest, given)
     flips = find_flips(outputs, trained.outputs, bundle.manifest.operating_points)
-    report = _layers(bundle, file, trained, progress) if layers and given == OUTPUTS else None
+    report = _layers(bundle, file, trained, progress) if layers and set(given) >= set(OUTPUTS) else None
     return FileResult(file, parity, check(parity, gate), None, gate, outputs, flips, report)
 
 
@@ -267,6 +268,15 @@ def _check_finite(path: Path, outputs: Outputs, given: Collection[str]) -> None:
                 f"{path}: found NaN or infinity in the output {name!r} of {broken} of {len(values)} images, expected "
                 "numbers; export it again"
             )
+
+
+def _check_lungs_declared(bundle: Bundle, trained: _Trained) -> None:
+    """Refuse a bundle that hides the lungs that its network finds, because no limit would check them."""
+    if trained.outputs.lungs is not None and bundle.manifest.lungs is None:
+        raise BundleError(
+            f"{bundle.folder}: found no `lungs` in its manifest, expected the size of their map, because the trained "
+            "network finds lungs; export it again"
+        )
 
 
 def _open(bundle: Bundle, file: ModelFile) -> Predictor:

@@ -64,7 +64,7 @@ def _model(manifest: Manifest) -> Json:
                 "modelArchitecture": manifest.name,
                 "datasets": list(_datasets(manifest)),
                 "inputs": [{"format": _input_format(manifest)}],
-                "outputs": [{"format": name} for name in OUTPUTS],
+                "outputs": [{"format": name} for name in (*OUTPUTS, *(["lungs"] if manifest.lungs else []))],
             },
             "quantitativeAnalysis": {"performanceMetrics": list(_metrics(manifest))},
             "considerations": {

@@ -12,7 +12,9 @@ from cxr_edge.runtime.bundles.fields import REQUIRED, Document, Rule, one_of
 from cxr_edge.runtime.choices import ENGINES
 from cxr_edge.runtime.errors import UsageError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+#: Schemas that can be read. Files of schema 1 have no lungs.
+READABLE_SCHEMAS = (1, SCHEMA_VERSION)
 MANIFEST = "manifest.json"
 #: Maximum size of a manifest in bytes; usually it has 5,000.
 LARGEST_MANIFEST = 1_000_000
@@ -71,6 +73,14 @@ class HeatmapGeometry:
 
 
 @dataclass(frozen=True)
+class LungGrid:
+    """Size of the output `lungs`, whose cells are equal tiles of the network's input."""
+
+    height: Side
+    width: Side
+
+
+@dataclass(frozen=True)
 class OperatingPoint:
     """A threshold on the probability, and the rule by which it was chosen."""
 
@@ -97,7 +107,8 @@ class Manifest:
     The runtime decides with `files`. `gradient` (d logit / d image) only explains decisions and is optional.
     `companions` have other inputs or outputs and serve other clients; the runtime does not use them. `training` and
     `calibration` record provenance (data fingerprint, split, seed, versions) and are not interpreted. The first
-    operating point is the default. An image with a novelty above the threshold is not in distribution.
+    operating point is the default. An image with a novelty above the threshold is not in distribution. Without `lungs`
+    the files do not have the output `lungs`.
     """
 
     name: Name
@@ -115,6 +126,7 @@ class Manifest:
     files: tuple[ModelFile, ...] = ()
     companions: tuple[ModelFile, ...] = ()
     gradient: ModelFile | None = None
+    lungs: LungGrid | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
@@ -144,9 +156,9 @@ class Manifest:
         if len(text) > LARGEST_MANIFEST:
             raise document.error("", f"{len(text)} bytes", f"at most {LARGEST_MANIFEST}")
         data = document.parse(text)
-        if isinstance(data, dict) and data.get("schema_version") != SCHEMA_VERSION:
+        if isinstance(data, dict) and data.get("schema_version") not in READABLE_SCHEMAS:
             found, remedy = json.dumps(data.get("schema_version"))[:20], "upgrade cxr-edge, or export the bundle again"
-            raise Document(name, remedy).error("schema_version", found, str(SCHEMA_VERSION))
+            raise Document(name, remedy).error("schema_version", found, " or ".join(map(str, READABLE_SCHEMAS)))
         manifest = document.build(cls, data)
         _check_unique(document, "operating_points", "name", (point.name for point in manifest.operating_points))
         _check_unique(document, "files", "path", (file.path for file in manifest.all_files))

@@ -54,5 +54,7 @@ def select(bundle: Bundle, engine: str = "auto", precision: str = "auto") -> Mod
 def open_engine(bundle: Bundle, file: ModelFile, threads: int = 1) -> Engine:
     """Check a file of a bundle and load it into its engine."""
     module, _, name = ENGINES[file.engine].implementation.partition(":")
-    engine: Engine = getattr(import_module(module), name)(bundle.check(file), bundle.manifest.input, threads)
+    engine: Engine = getattr(import_module(module), name)(
+        bundle.check(file), bundle.manifest.input, threads, bundle.manifest.lungs
+    )
     return engine

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -10,12 +10,14 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.runtime.bundles.bundle import InputContract
+from cxr_edge.runtime.bundles.bundle import InputContract, LungGrid
 from cxr_edge.runtime.errors import BundleError
 
 FloatArray = npt.NDArray[np.float32]
-#: Outputs of the deployment graph, by name; the same in every format.
+#: Outputs that every deployment graph has, by name; the same in every format.
 OUTPUTS = ("probability", "logit", "heatmap", "novelty")
+#: Output of graphs that also find the lungs; the manifest says whether its files have it.
+LUNGS = "lungs"
 
 
 @dataclass(frozen=True)
@@ -32,21 +34,30 @@ class Outputs:
         (N, h, w) float32 ≥ 0: Grad-CAM, the positive contribution of each cell to the logit.
     novelty
         (N,) float32 ≥ 0: distance of the pooled features from the training set.
+    lungs
+        (N, h, w) float32 in [0, 1]: probability that a tile of the image belongs to a lung. None if the model does not
+        find the lungs.
     """
 
     probability: FloatArray
     logit: FloatArray
     heatmap: FloatArray
     novelty: FloatArray
+    lungs: FloatArray | None = None
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Names of the outputs that there are."""
+        return output_names(self.lungs is not None)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Outputs]) -> Outputs:
         """Join the outputs of several batches; there must be at least one."""
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in OUTPUTS))
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in parts[0].given))
 
     def take(self, rows: npt.NDArray[np.integer]) -> Outputs:
         """Select the outputs of these images."""
-        return Outputs(self.probability[rows], self.logit[rows], self.heatmap[rows], self.novelty[rows])
+        return Outputs(*(getattr(self, name)[rows] for name in self.given))
 
 
 class Engine(Protocol):
@@ -55,23 +66,57 @@ class Engine(Protocol):
     #: Where the model actually runs, for example "CPU, XNNPACK delegate".
     backend: str
 
-    def __init__(self, path: Path, contract: InputContract, threads: int) -> None:
-        """Load `path`; raise BundleError if its input does not match `contract`, EngineError if it cannot run here."""
+    def __init__(self, path: Path, contract: InputContract, threads: int, lungs: LungGrid | None = None) -> None:
+        """Load `path`, which has the output `lungs` if its grid is given.
+
+        Raises
+        ------
+        BundleError
+            If its input does not match `contract`, or an output is missing.
+        EngineError
+            If it cannot run here.
+        """
 
     def run(self, images: npt.NDArray[np.uint8]) -> Outputs:
         """Run the network on (N, height, width, 1) uint8 in [0, 255]; safe to call from any number of threads."""
 
 
+def output_names(lungs: bool) -> tuple[str, ...]:
+    """Names of the outputs of a file with or without lungs, in the order of the fields of `Outputs`."""
+    return (*OUTPUTS, LUNGS) if lungs else OUTPUTS
+
+
 def check_signature(
-    path: Path, contract: InputContract, name: str, dtype: str, shape: tuple[object, ...], outputs: set[str],
-    needed: Collection[str] = OUTPUTS,
+    path: Path, contract: InputContract, name: str, dtype: str, shape: tuple[object, ...],
+    outputs: Mapping[str, tuple[object, ...]], lungs: LungGrid | None = None, needed: Collection[str] = OUTPUTS,
 ) -> None:  # fmt: skip
-    """Compare what an engine reports with the manifest; raise BundleError if input or outputs differ."""
+    """Compare what an engine reports with the manifest; raise BundleError if input or outputs differ.
+
+    Parameters
+    ----------
+    name, dtype, shape
+        The input of the file.
+    outputs
+        Name -> shape.
+    lungs
+        Size of the output `lungs` that the manifest declares.
+    needed
+        Names of the other outputs that the file must have.
+    """
     expected = (contract.height, contract.width, contract.channels)
     if (name, dtype, tuple(shape[1:])) != (contract.name, contract.dtype, expected):
         raise BundleError(
             f"{path}: its input is {name!r} {dtype} {tuple(shape)}, the manifest says "
             f"{contract.name!r} {contract.dtype} (N, {', '.join(map(str, expected))}); export it again"
         )
-    if lacking := set(needed) - outputs:
+    if lacking := set(needed) - outputs.keys():
         raise BundleError(f"{path}: lacks the output {sorted(lacking)[0]!r}; export it again")
+    if lungs is None:
+        return
+    found = tuple(outputs.get(LUNGS, ()))
+    if found[1:] != (lungs.height, lungs.width):
+        given = f"{LUNGS!r} {found}" if found else f"no {LUNGS!r}"
+        raise BundleError(
+            f"{path}: among its outputs is {given}, the manifest says {LUNGS!r} (N, {lungs.height}, {lungs.width}); "
+            "export it again"
+        )

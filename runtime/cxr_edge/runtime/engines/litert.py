@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.runtime.bundles.bundle import InputContract
-from cxr_edge.runtime.engines.base import OUTPUTS, Outputs, check_signature
+from cxr_edge.runtime.bundles.bundle import InputContract, LungGrid
+from cxr_edge.runtime.engines.base import OUTPUTS, Outputs, check_signature, output_names
 from cxr_edge.runtime.errors import BundleError, EngineError, MissingExtraError
 from cxr_edge.runtime.quiet import quiet_native_stderr
 
@@ -37,8 +37,9 @@ class LiteRTEngine:
 
     backend = "CPU, XNNPACK delegate"
 
-    def __init__(self, path: Path, contract: InputContract, threads: int = 1) -> None:
-        self._path, self._contract, self._threads = path, contract, threads
+    def __init__(self, path: Path, contract: InputContract, threads: int = 1, lungs: LungGrid | None = None) -> None:
+        self._path, self._contract, self._threads, self._lungs = path, contract, threads, lungs
+        self._outputs = output_names(lungs is not None)
         self._content = path.read_bytes()
         with quiet_native_stderr():  # LiteRT prints a greeting with the first interpreter of a process
             self._idle = deque([self._open()])
@@ -48,10 +49,10 @@ class LiteRTEngine:
         """See `Engine.run`. Images run one at a time, because another batch size would rebuild the delegate."""
         with self._borrowed() as signature:
             rows = [signature.run(**{self._contract.name: image[np.newaxis]}) for image in images]
-        return Outputs(*(np.concatenate([row[name] for row in rows]) for name in OUTPUTS))
+        return Outputs(*(np.concatenate([row[name] for row in rows]) for name in self._outputs))
 
     def _open(self) -> Signature:
-        return open_signature(self._path, self._content, self._contract, self._threads)
+        return open_signature(self._path, self._content, self._contract, self._threads, self._lungs)
 
     @contextmanager
     def _borrowed(self) -> Iterator[Signature]:
@@ -68,8 +69,9 @@ class LiteRTEngine:
 
 
 def open_signature(
-    path: Path, content: bytes, contract: InputContract, threads: int, needed: Collection[str] = OUTPUTS
-) -> Signature:
+    path: Path, content: bytes, contract: InputContract, threads: int, lungs: LungGrid | None = None,
+    needed: Collection[str] = OUTPUTS,
+) -> Signature:  # fmt: skip
     """Load the content of a TFLite file; errors name it `path`.
 
     Raises
@@ -87,7 +89,8 @@ def open_signature(
         # Access outputs by name, because the converter reorders them.
         run = interpreter.get_signature_runner()
         operators = {operator["op_name"] for operator in interpreter._get_ops_details()}
-        inputs, outputs = run.get_input_details(), run.get_output_details()
+        inputs = run.get_input_details()
+        outputs = {name: tuple(int(n) for n in d["shape"]) for name, d in run.get_output_details().items()}
     except (RuntimeError, ValueError) as error:  # includes UnicodeDecodeError for names in a damaged file
         raise BundleError(f"{path}: not a model that LiteRT can load ({error}); copy the file again") from error
     # Without its delegate LiteRT silently runs reference kernels, which are several times slower.
@@ -95,5 +98,5 @@ def open_signature(
         raise EngineError(f"{path}: the XNNPACK delegate took no part of the graph; install another ai-edge-litert")
     name, details = next(iter(inputs.items()))
     dtype, shape = np.dtype(details["dtype"]).name, tuple(int(n) for n in details["shape"])
-    check_signature(path, contract, name, dtype, shape, set(outputs), needed)
+    check_signature(path, contract, name, dtype, shape, outputs, lungs, needed)
     return Signature(interpreter, run)

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.runtime.bundles.bundle import Bundle, InputContract, Manifest, ModelFile
+from cxr_edge.runtime.bundles.bundle import Bundle, InputContract, LungGrid, Manifest, ModelFile
 from cxr_edge.runtime.bundles.fields import Document, Rule, read_limited
 from cxr_edge.runtime.bundles.manifest import LARGEST_MANIFEST, FileName, Name, Sha256
-from cxr_edge.runtime.engines.base import OUTPUTS, Outputs, check_signature
+from cxr_edge.runtime.engines.base import Outputs, check_signature, output_names
 from cxr_edge.runtime.errors import BundleError, EngineError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class TensorRTEngine:
     is the bottleneck: a context for each thread would need memory and gain little.
     """
 
-    def __init__(self, path: Path, contract: InputContract, threads: int = 1) -> None:
+    def __init__(self, path: Path, contract: InputContract, threads: int = 1, lungs: LungGrid | None = None) -> None:
         here, sidecar = this_target(), Sidecar.read(path)
         if differences := sidecar.differences(here, Bundle.open(path.parent).manifest):
             raise EngineError(f"{path}: {'; '.join(differences)}; {_rebuild(path, sidecar.options)}")
@@ -180,14 +180,15 @@ class TensorRTEngine:
         self._resources = ExitStack()
         weakref.finalize(self, self._resources.close)
         self._engine = _load(path, sidecar)
-        self._input, self._max_batch = self._check(path, contract)
+        self._input, self._max_batch = self._check(path, contract, lungs)
+        self._outputs = output_names(lungs is not None)
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise EngineError(f"{path}: not enough memory on the GPU to run this plan; end other programs that use it")
         self._stream = _cuda(cudart.cudaStreamCreate())
         self._resources.callback(cudart.cudaStreamDestroy, self._stream)
         self._set_batch(self._max_batch)
-        self._buffers = {name: self._allocate(name) for name in (self._input, *OUTPUTS)}
+        self._buffers = {name: self._allocate(name) for name in (self._input, *self._outputs)}
 
     def run(self, images: npt.NDArray[np.uint8]) -> Outputs:
         """See `Engine.run`. Batches are as large as the plan allows."""
@@ -196,7 +197,7 @@ class TensorRTEngine:
             batches = [self._run_batch(images[start : start + self._max_batch]) for start in starts]
         return Outputs(*(np.concatenate(rows).astype(np.float32, copy=False) for rows in zip(*batches, strict=True)))
 
-    def _check(self, path: Path, contract: InputContract) -> tuple[str, int]:
+    def _check(self, path: Path, contract: InputContract, lungs: LungGrid | None) -> tuple[str, int]:
         """Compare input and outputs of the plan with the manifest; return the input name and the maximum batch size."""
         import tensorrt as trt
 
@@ -205,7 +206,8 @@ class TensorRTEngine:
         inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         shape = tuple(engine.get_tensor_shape(inputs[0]))
         dtype = np.dtype(trt.nptype(engine.get_tensor_dtype(inputs[0]))).name
-        check_signature(path, contract, inputs[0], dtype, shape, set(names) - set(inputs))
+        outputs = {name: tuple(engine.get_tensor_shape(name)) for name in names if name not in inputs}
+        check_signature(path, contract, inputs[0], dtype, shape, outputs, lungs)
         *_, largest = engine.get_tensor_profile_shape(inputs[0], 0)
         return inputs[0], int(largest[0])
 
@@ -244,7 +246,7 @@ class TensorRTEngine:
         if not self._context.execute_async_v3(int(stream)):
             raise EngineError("TensorRT could not run the plan; rebuild it")
         # The batch is the first axis of row-major buffers, so `count` images are their first bytes.
-        buffers = [self._buffers[name] for name in OUTPUTS]
+        buffers = [self._buffers[name] for name in self._outputs]
         for buffer in buffers:
             host = buffer.host[:count]
             _cuda(cudart.cudaMemcpyAsync(host.ctypes.data, buffer.device, host.nbytes, to_host, stream))

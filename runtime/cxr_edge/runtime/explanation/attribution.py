@@ -14,7 +14,7 @@ from cxr_edge.runtime.choices import BASELINES, MAX_STEPS
 from cxr_edge.runtime.engines.base import FloatArray
 from cxr_edge.runtime.engines.onnx import open_session
 from cxr_edge.runtime.errors import BundleError, UsageError
-from cxr_edge.runtime.explanation.gradcam import put_text, scaled_radiograph, text_band
+from cxr_edge.runtime.explanation.gradcam import draw_outline, put_text, scaled_radiograph, text_band
 from cxr_edge.runtime.imaging.image import Gray
 
 #: Number of points of the path in one batch; limits memory.
@@ -145,13 +145,17 @@ def _baseline(image: FloatArray, name: str) -> FloatArray:
     return np.asarray(cv2.GaussianBlur(image, (0, 0), image.shape[1] / 10), np.float32).reshape(image.shape)
 
 
-def attribution_picture(gray: Gray, attribution: Attribution, caption: str) -> npt.NDArray[np.uint8]:
+def attribution_picture(
+    gray: Gray, attribution: Attribution, caption: str, lungs: FloatArray | None = None
+) -> npt.NDArray[np.uint8]:
     """Draw attributions over their radiograph: red is evidence for pneumonia, blue against it.
 
     Parameters
     ----------
     gray
         (H, W) uint8: the decoded radiograph.
+    lungs
+        (h', w') float32 in [0, 1]: map of the lungs, whose outline is drawn if it is given.
 
     Returns
     -------
@@ -163,7 +167,10 @@ def attribution_picture(gray: Gray, attribution: Attribution, caption: str) -> n
     smooth = cv2.GaussianBlur(values, (0, 0), SMOOTHING * values.shape[1], borderType=cv2.BORDER_CONSTANT)
     full_scale = max(float(np.quantile(np.abs(smooth), 1 - CLIPPED)), 1e-12)
     signed = np.clip(cv2.resize(smooth / full_scale, (width, height), interpolation=cv2.INTER_LINEAR), -1, 1)
-    return np.vstack([text_band(caption, width), _blend(radiograph, signed), _scale_band(attribution, width)])
+    picture = _blend(radiograph, signed)
+    if lungs is not None:
+        draw_outline(picture, lungs)
+    return np.vstack([text_band(caption, width), picture, _scale_band(attribution, width)])
 
 
 def _blend(gray: Gray, signed: FloatArray) -> npt.NDArray[np.uint8]:

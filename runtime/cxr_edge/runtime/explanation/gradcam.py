@@ -18,6 +18,8 @@ FAINT_LOGIT = 0.1
 OPACITY = 0.6
 #: Turbo as a lookup table: (256, 1, 3) uint8 RGB.
 TURBO_RGB = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, np.newaxis], cv2.COLORMAP_TURBO)[:, :, ::-1].copy()
+#: Colour of the outline of the lungs, which the heatmap does not use.
+OUTLINE_RGB = (255, 0, 255)
 
 
 def upsample(
@@ -39,12 +41,12 @@ def upsample(
     -------
     (height, width) float32: bilinear between centres, constant outside the outermost centres.
     """
-    rows = _interpolation(height, contract.height, heatmap.shape[0], geometry)
-    columns = _interpolation(width, contract.width, heatmap.shape[1], geometry)
+    rows = interpolation(height, contract.height, heatmap.shape[0], geometry)
+    columns = interpolation(width, contract.width, heatmap.shape[1], geometry)
     return np.asarray(rows @ heatmap @ columns.T, np.float32)
 
 
-def _interpolation(pixels: int, network_pixels: int, cells: int, geometry: HeatmapGeometry) -> FloatArray:
+def interpolation(pixels: int, network_pixels: int, cells: int, geometry: HeatmapGeometry) -> FloatArray:
     """Bilinear weights of the cells for each pixel along one axis: (pixels, cells) float32, rows sum to 1."""
     # The centre of pixel x lies at (x + 0.5)·s - 0.5 in network pixels (OpenCV's convention for resizing).
     centres = (np.arange(pixels) + 0.5) * (network_pixels / pixels) - 0.5
@@ -54,8 +56,9 @@ def _interpolation(pixels: int, network_pixels: int, cells: int, geometry: Heatm
 
 
 def overlay(
-    gray: Gray, heatmap: FloatArray, geometry: HeatmapGeometry, contract: InputContract, caption: str
-) -> npt.NDArray[np.uint8]:
+    gray: Gray, heatmap: FloatArray, geometry: HeatmapGeometry, contract: InputContract, caption: str,
+    lungs: FloatArray | None = None,
+) -> npt.NDArray[np.uint8]:  # fmt: skip
     """Draw a heatmap over its radiograph, with caption and colour scale.
 
     Parameters
@@ -64,6 +67,10 @@ def overlay(
         (H, W) uint8: the decoded radiograph.
     heatmap
         (h, w) float32 ≥ 0: contributions to the logit.
+    caption
+        One or several lines.
+    lungs
+        (h', w') float32 in [0, 1]: map of the lungs, whose outline is drawn if it is given.
 
     Returns
     -------
@@ -75,6 +82,8 @@ def overlay(
     full_scale = max(float(heatmap.max()), FAINT_LOGIT)
     heat = upsample(heatmap, geometry, contract, height, width) / full_scale
     picture = _blend(radiograph, heat)
+    if lungs is not None:
+        draw_outline(picture, lungs)
     return np.vstack([text_band(caption, width), picture, _scale_band(full_scale, width)])
 
 
@@ -99,10 +108,20 @@ def _blend(gray: Gray, heat: FloatArray) -> npt.NDArray[np.uint8]:
     return np.asarray(cv2.blendLinear(coloured, cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB), opacity, 1 - opacity), np.uint8)
 
 
+def draw_outline(picture: npt.NDArray[np.uint8], lungs: FloatArray) -> None:
+    """Draw the line where the map of the lungs crosses 0.5 into a picture, (H, W, 3) uint8 RGB."""
+    height, width, _ = picture.shape
+    inside = cv2.resize(lungs, (width, height), interpolation=cv2.INTER_LINEAR) >= 0.5
+    contours, _ = cv2.findContours(inside.view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, contours, -1, OUTLINE_RGB, 1)
+
+
 def text_band(text: str, width: int) -> npt.NDArray[np.uint8]:
-    """Draw a black band with a line of text: (28, width, 3) uint8."""
-    band = np.zeros((28, width, 3), np.uint8)
-    put_text(band, text, 8, 19)
+    """Draw a black band with lines of text: (24 · lines + 4, width, 3) uint8."""
+    lines = text.split("\n")
+    band = np.zeros((24 * len(lines) + 4, width, 3), np.uint8)
+    for number, line in enumerate(lines):
+        put_text(band, line, 8, 19 + 24 * number)
     return band
 
 

@@ -1,12 +1,13 @@
 """The deployment graph, which is the same in every format.
 
 The input `image` is raw uint8 grayscale pixels (N, H, W, 1). The outputs are `probability` (N,), `logit` (N,),
-`heatmap` (N, h, w) and `novelty` (N,).
+`heatmap` (N, h, w), `novelty` (N,) and, if the kinds of outliers have names, `unlike` (N, M).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -43,8 +44,8 @@ def deployment_model(
     temperature
         probability = sigmoid(logit / temperature) (Guo et al. 2017).
     novelty
-        Statistics of the training set's pooled features. The output `novelty` is the norm of two parts: the residual
-        outside their main directions, and the excess towards known kinds of outliers.
+        Statistics of the training set's features. The output `novelty` is the norm of two parts: the residual outside
+        their main directions, and `unlike`, the excess towards known kinds of outliers.
     input_dtype
         `uint8`, or `float32` if another graph feeds this one.
 
@@ -57,6 +58,7 @@ def deployment_model(
     from keras import ops
 
     try:
+        tapped = [network.get_layer(name).output for name in novelty.layers]
         features = network.get_layer("pool").input
         hidden_layer, logit_layer = network.get_layer("hidden"), network.get_layer("logit")
     except ValueError as error:
@@ -64,14 +66,17 @@ def deployment_model(
             f"{network.name}: not a network of cxr-edge train ({error}); train one with `cxr-edge train`"
         ) from error
     weights, bias = hidden_layer.get_weights()
-    backbone = keras.Model(network.inputs[0], features, name="backbone")
+    backbone = keras.Model(network.inputs[0], [*tapped, features] if tapped else features, name="backbone")
     cells = features.shape[1] * features.shape[2]
 
     image = keras.Input(network.input_shape[1:], dtype=input_dtype, name="image")
-    feature_map = backbone(ops.cast(image, "float32"))
-    if isinstance(feature_map, list):  # models built on a list return one; a mean over it would use wrong axes
+    found = backbone(ops.cast(image, "float32"))
+    # Models built on a list return one, and a mean over it would use wrong axes.
+    *early, feature_map = found if isinstance(found, list) else [found]
+    if len(early) != len(tapped):
+        found_maps, expected = len(early) + 1, len(tapped) + 1
         raise BundleError(
-            f"{network.name}: found {len(feature_map)} outputs of its backbone, expected one; train it again"
+            f"{network.name}: found {found_maps} outputs of its backbone, expected {expected}; train it again"
         )
     projection = keras.layers.Conv2D(weights.shape[1], 1, use_bias=False, name="hidden_per_cell")
     per_cell = projection(feature_map)
@@ -81,10 +86,20 @@ def deployment_model(
     active = ops.minimum(hidden, SMALLEST) / SMALLEST
     per_hidden = active * (ops.squeeze(logit_layer.kernel, axis=1) / cells)
     heatmap = ops.relu(ops.sum(per_cell * per_hidden, axis=-1))
-    centred = ops.mean(feature_map, axis=(1, 2)) - novelty.mean
-    # The basis is stored twice, once transposed (0.16 MB). |c|² − |cB|² needs it once but loses digits in fp16.
-    missed = centred - ops.matmul(ops.matmul(centred, novelty.basis), np.ascontiguousarray(novelty.basis.T))
-    beyond = ops.relu(ops.matmul(centred, novelty.kinds) - novelty.reach)
-    distance = ops.sqrt(ops.sum(missed * missed, axis=1) + ops.sum(beyond * beyond, axis=1))
+    distance, beyond = _novelty([*early, feature_map], novelty)
     outputs = {"probability": ops.sigmoid(logit / temperature), "logit": logit, "heatmap": heatmap, "novelty": distance}
+    if novelty.names:
+        outputs["unlike"] = beyond
     return keras.Model(image, outputs, name=network.name)
+
+
+def _novelty(maps: Sequence[Any], novelty: Novelty) -> tuple[Any, Any]:
+    """Novelty (N,) and its parts towards the kinds of outliers (N, M), as `Novelty.of` and `Novelty.beyond`."""
+    from keras import ops
+
+    early = ops.concatenate([ops.mean(each, axis=(1, 2)) for each in maps[:-1] or maps], axis=1)
+    last = ops.mean(maps[-1], axis=(1, 2)) - novelty.mean[-len(novelty.basis) :]
+    beyond = ops.relu(ops.matmul(early - novelty.mean[: len(novelty.kinds)], novelty.kinds) - novelty.reach)
+    # The basis is stored twice, once transposed (0.16 MB). |c|² − |cB|² needs it once but loses digits in fp16.
+    missed = last - ops.matmul(ops.matmul(last, novelty.basis), np.ascontiguousarray(novelty.basis.T))
+    return ops.sqrt(ops.sum(missed * missed, axis=1) + ops.sum(beyond * beyond, axis=1)), beyond

@@ -47,6 +47,7 @@ OUTPUTS = {
     "logit": "Logit of pneumonia, before temperature scaling.",
     "heatmap": "Grad-CAM: contribution of each cell to the logit, 0 or more. manifest.json says where the cells lie.",
     "novelty": "Distance from the training set; above novelty_threshold in manifest.json the image is unlike it.",
+    "unlike": "Part of the novelty towards each of novelty_kinds in manifest.json: 0 or more.",
     "scores": "Probability of each class of labels.txt.",
 }
 LABELS = "labels.txt"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from cxr_edge.common.run import Novelty
 
+Floats = npt.NDArray[np.float32]
 #: Batch size of the Keras network.
 BATCH = 32
 
@@ -29,7 +30,8 @@ class Reference:
         import keras
 
         pool = network.get_layer("pool")
-        self._backbone = keras.Model(network.inputs[0], pool.input)
+        tapped = [network.get_layer(name).output for name in novelty.layers]
+        self._backbone = keras.Model(network.inputs[0], [*tapped, pool.input])
         self._head = keras.Model(pool.input, network.outputs[0])
         self._temperature = temperature
         self._novelty = novelty
@@ -45,17 +47,23 @@ class Reference:
     def _run_batch(self, images: npt.NDArray[np.uint8]) -> Outputs:
         import tensorflow as tf
 
-        features = self._backbone(images.astype(np.float32), training=False)
+        maps = self._backbone(images.astype(np.float32), training=False)
+        features = maps[-1]
         with tf.GradientTape() as tape:
             tape.watch(features)
             logit = self._head(features, training=False)[:, 0]
         weights = tf.reduce_mean(tape.gradient(logit, features), axis=(1, 2), keepdims=True)
         heatmap = tf.nn.relu(tf.reduce_sum(weights * features, axis=-1)).numpy()
         probability = 1 / (1 + np.exp(-logit.numpy().astype(np.float64) / self._temperature))
-        return Outputs(probability.astype(np.float32), logit.numpy(), heatmap, self._novelty_of(features.numpy()))
+        distance, beyond = self._novelty_of(np.concatenate([each.numpy().mean(axis=(1, 2)) for each in maps], axis=1))
+        unlike = beyond if self._novelty.names else None
+        return Outputs(probability.astype(np.float32), logit.numpy(), heatmap, distance, unlike)
 
-    def _novelty_of(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        centred = features.mean(axis=(1, 2)) - self._novelty.mean
-        missed = centred - centred @ self._novelty.basis @ self._novelty.basis.T
-        beyond = np.maximum(centred @ self._novelty.kinds - self._novelty.reach, 0)
-        return np.linalg.norm(np.concatenate([missed, beyond], axis=1), axis=1).astype(np.float32)
+    def _novelty_of(self, features: Floats) -> tuple[Floats, Floats]:
+        centred = features - self._novelty.mean
+        last = centred[:, -len(self._novelty.basis) :]
+        missed = last - last @ self._novelty.basis @ self._novelty.basis.T
+        beyond = np.maximum(
+            centred[:, : len(self._novelty.kinds)] @ self._novelty.kinds - self._novelty.reach, 0
+        ).astype(np.float32)
+        return np.linalg.norm(np.concatenate([missed, beyond], axis=1), axis=1).astype(np.float32), beyond

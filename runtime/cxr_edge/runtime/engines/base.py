@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,8 @@ from cxr_edge.runtime.errors import BundleError
 FloatArray = npt.NDArray[np.float32]
 #: Outputs of the deployment graph, by name; the same in every format.
 OUTPUTS = ("probability", "logit", "heatmap", "novelty")
+#: Outputs that a file may lack.
+OPTIONAL = ("unlike",)
 
 
 @dataclass(frozen=True)
@@ -31,22 +33,33 @@ class Outputs:
     heatmap
         (N, h, w) float32 ≥ 0: Grad-CAM, the positive contribution of each cell to the logit.
     novelty
-        (N,) float32 ≥ 0: distance of the pooled features from the training set.
+        (N,) float32 ≥ 0: distance of the features from the training set.
+    unlike
+        (N, M) float32 ≥ 0: the part of the novelty towards each of the manifest's `novelty_kinds`; None if the file
+        lacks it.
     """
 
     probability: FloatArray
     logit: FloatArray
     heatmap: FloatArray
     novelty: FloatArray
+    unlike: FloatArray | None = None
 
     @classmethod
     def concatenate(cls, parts: Sequence[Outputs]) -> Outputs:
-        """Join the outputs of several batches; there must be at least one."""
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in OUTPUTS))
+        """Join the outputs of several batches of one file; there must be at least one."""
+        given = given_outputs(name for name in OPTIONAL if getattr(parts[0], name) is not None)
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in given})
 
     def take(self, rows: npt.NDArray[np.integer]) -> Outputs:
         """Select the outputs of these images."""
-        return Outputs(self.probability[rows], self.logit[rows], self.heatmap[rows], self.novelty[rows])
+        return Outputs(**{name: each[rows] for name, each in vars(self).items() if each is not None})
+
+
+def given_outputs(names: Iterable[str]) -> tuple[str, ...]:
+    """The outputs to read from a file that has `names`: the required ones, and those of the optional ones it has."""
+    names = set(names)
+    return (*OUTPUTS, *(name for name in OPTIONAL if name in names))
 
 
 class Engine(Protocol):

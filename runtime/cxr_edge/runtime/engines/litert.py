@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.runtime.bundles.bundle import InputContract
-from cxr_edge.runtime.engines.base import OUTPUTS, Outputs, check_signature
+from cxr_edge.runtime.engines.base import OUTPUTS, Outputs, check_signature, given_outputs
 from cxr_edge.runtime.errors import BundleError, EngineError, MissingExtraError
 from cxr_edge.runtime.quiet import quiet_native_stderr
 
@@ -48,7 +48,7 @@ class LiteRTEngine:
         """See `Engine.run`. Images run one at a time, because another batch size would rebuild the delegate."""
         with self._borrowed() as signature:
             rows = [signature.run(**{self._contract.name: image[np.newaxis]}) for image in images]
-        return Outputs(*(np.concatenate([row[name] for row in rows]) for name in OUTPUTS))
+        return Outputs(**{name: np.concatenate([row[name] for row in rows]) for name in given_outputs(rows[0])})
 
     def _open(self) -> Signature:
         return open_signature(self._path, self._content, self._contract, self._threads)

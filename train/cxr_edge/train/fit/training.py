@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cxr_edge.common.dataset import LabelledImage, fingerprint, read_dataset
 from cxr_edge.runtime.errors import CxrEdgeError, UsageError
 from cxr_edge.train.data.patients import split_by_blocks
+from cxr_edge.train.data.strangers import Strangers
 from cxr_edge.train.fit.config import Part, TrainConfig
 from cxr_edge.train.fit.distribute import Replicas, connect
 from cxr_edge.train.fit.tracking import Tracking
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 
 
 def train(
-    data: Path, run: Path, config: TrainConfig, *, resume: bool = False, tracking: Tracking | None = None
-) -> dict[str, Any]:
+    data: Path, run: Path, config: TrainConfig, *, resume: bool = False, tracking: Tracking | None = None,
+    strangers: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Train a classifier and write the run folder: `model.keras`, `novelty.npz`, `run.json`, `curves.png`.
 
     The folder is written as `RUN.partial` beside `run` and renamed at the end, so that it is never incomplete.
@@ -35,6 +37,8 @@ def train(
     resume
         Continue an interrupted run with the same options and data after its last finished epoch. The result is the same
         as that of an uninterrupted run.
+    strangers
+        Folder with a subfolder of images for each kind that is unlike the data set (`Strangers.read`).
 
     Returns
     -------
@@ -57,10 +61,14 @@ def train(
     _check_batch(config, replicas)
     images = read_dataset(data, ("train", "val"))
     split = split_by_blocks(images, config.val_fraction, config.holdout_fraction, config.fold)
+    strange = Strangers.read(strangers, config.size, images) if strangers else None
     network = _build(config, replicas)
     training, validation, holdout = (Part.read([images[i] for i in rows], config.size) for rows in split)
     facts = _facts(config, images)
     identity = {**facts["config"], "data": facts["data"]["fingerprint"], "backend": keras.backend.backend()}
+    if strange:
+        facts["strangers"] = strange.facts()
+        identity["strangers"] = strange.fingerprint
     partial = run.with_name(run.name + ".partial")
     unfinished = partial / "training"
     if replicas.is_chief:
@@ -75,7 +83,7 @@ def train(
         facts |= {"history": state.history, "seconds": round(state.seconds, 1)}
         plain = config.build()  # in single precision, on one device
         plain.set_weights(network.get_weights())
-        return _finish(partial, run, plain, (training, validation, holdout), facts)
+        return _finish(partial, run, plain, (training, validation, holdout), facts, strange)
 
 
 def _check_target(run: Path) -> None:
@@ -112,12 +120,13 @@ def _build(config: TrainConfig, replicas: Replicas) -> keras.Model:
 
 
 def _finish(
-    partial: Path, run: Path, network: keras.Model, parts: tuple[Part, Part, Part], facts: dict[str, Any]
-) -> dict[str, Any]:
+    partial: Path, run: Path, network: keras.Model, parts: tuple[Part, Part, Part], facts: dict[str, Any],
+    strangers: Strangers | None,
+) -> dict[str, Any]:  # fmt: skip
     """Write the run in its unfinished folder and move it to its place."""
     from cxr_edge.train.fit.record import write_run
 
-    record = write_run(partial, network, *parts, facts)
+    record = write_run(partial, network, *parts, facts, strangers.pixels if strangers else None)
     shutil.rmtree(partial / "training")
     shutil.rmtree(run, ignore_errors=True)
     partial.rename(run)

@@ -60,8 +60,8 @@ def train(
     replicas = connect(config.strategy)
     _check_batch(config, replicas)
     images = read_dataset(data, ("train", "val"))
-    split = split_by_blocks(images, config.val_fraction, config.holdout_fraction, config.fold)
     strange = Strangers.read(strangers, config.size, images) if strangers else None
+    split = split_by_blocks(images, config.val_fraction, config.holdout_fraction, config.fold)
     network = _build(config, replicas)
     training, validation, holdout = (Part.read([images[i] for i in rows], config.size) for rows in split)
     facts = _facts(config, images)

@@ -139,9 +139,32 @@ def test_what_reaches_beyond_radiographs_counts_too():
 
 def test_it_survives_its_file(tmp_path):
     arrays = np.ones(4, np.float32), np.eye(4, 2, dtype=np.float32), np.ones((4, 3), np.float32), np.ones(3, np.float32)
-    novelty = Novelty(*arrays, 2.5)
+    novelty = Novelty(*arrays, 2.5, ("early", "middle"), ("adult", "inverted", "CT slice"))
     novelty.save(tmp_path / "novelty.npz")
     again = Novelty.load(tmp_path / "novelty.npz")
     assert again.threshold == 2.5
+    assert (again.layers, again.names) == (novelty.layers, novelty.names)
     for name in ("mean", "basis", "kinds", "reach"):
         np.testing.assert_array_equal(getattr(again, name), getattr(novelty, name))
+
+
+def test_the_file_of_an_earlier_version_has_no_layers_and_no_names(tmp_path):
+    arrays = {
+        "mean": np.ones(4),
+        "basis": np.eye(4, 2),
+        "kinds": np.ones((4, 3)),
+        "reach": np.ones(3),
+        "threshold": 2.5,
+    }
+    np.savez(tmp_path / "novelty.npz", **arrays)
+    novelty = Novelty.load(tmp_path / "novelty.npz")
+    assert (novelty.layers, novelty.names) == ((), ())
+    assert novelty.of(np.ones((1, 4), np.float32)) == pytest.approx([0])
+
+
+def test_kinds_read_the_first_features_and_the_residual_the_last():
+    mean, kinds = np.zeros(5, np.float32), np.eye(2, 1, dtype=np.float32)
+    novelty = Novelty(mean, np.eye(3, 1, dtype=np.float32), kinds, np.ones(1, np.float32), 1.0, ("early",), ("bright",))
+    features = np.array([[5, 9, 0, 0, 0], [0, 9, 7, 3, 0]], np.float32)
+    assert novelty.beyond(features).tolist() == [[4], [0]]
+    assert novelty.of(features) == pytest.approx([4, 3])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,24 +121,31 @@ class Run:
 
 @dataclass(frozen=True)
 class Novelty:
-    """Out-of-distribution detector on pooled features f. The novelty is the length of a vector of two parts.
+    """Out-of-distribution detector on features of one pass. The novelty is the length of a vector of two parts.
 
-    The first part is the residual of f − mean after a principal component analysis of the training set (Wang et al.
-    2022, ViM, equation 5). It detects photographs and blanks, but not inverted radiographs. The second part is how far
-    f reaches beyond radiographs in the directions of outliers: outlier exposure (Hendrycks et al. 2019).
+    The features are the spatial means of some layers, one after another, in F numbers; those of the last feature map
+    come last. The first part is the residual of the last K features after a principal component analysis of the
+    training set (Wang et al. 2022, ViM, equation 5). It detects photographs and blanks, but not inverted radiographs.
+    The second part is how far the first L features reach beyond radiographs in the directions of outliers: outlier
+    exposure (Hendrycks et al. 2019). They come from earlier layers, because the last one knows little but the classes.
 
     Attributes
     ----------
     mean
-        (K,) float32.
+        (F,) float32.
     basis
         (K, D) float32: columns that are orthonormal up to half precision.
     kinds
-        (K, M) float32: one direction for each kind of outlier.
+        (L, M) float32: one direction for each kind of outlier.
     reach
         (M,) float32: how far radiographs reach in each direction.
     threshold
         An image with more novelty is out of distribution.
+    layers
+        Names of the layers before the last feature map, whose means are the first L features. If there are none, all
+        features are those of the last feature map: F = K = L.
+    names
+        Names of the M kinds; empty if they are not known.
     """
 
     mean: Floats
@@ -146,6 +153,8 @@ class Novelty:
     kinds: Floats
     reach: Floats
     threshold: float
+    layers: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
     def save(self, path: Path) -> None:
         """Write an `.npz` file."""
@@ -153,17 +162,23 @@ class Novelty:
 
     @classmethod
     def load(cls, path: Path) -> Novelty:
-        """Read a file that `save` has written."""
+        """Read a file that `save` has written; earlier versions wrote neither layers nor names."""
         with np.load(path) as stored:
-            arrays = {field.name: stored[field.name] for field in fields(cls)}
-        return cls(**arrays | {"threshold": float(arrays["threshold"])})
+            layers, names = (tuple(map(str, stored[key])) if key in stored else () for key in ("layers", "names"))
+            mean, basis, kinds, reach = (stored[key] for key in ("mean", "basis", "kinds", "reach"))
+            return cls(mean, basis, kinds, reach, float(stored["threshold"]), layers, names)
 
     def of(self, features: Floats) -> Floats:
-        """Novelty of pooled features: (N, K) float32 -> (N,) float32 ≥ 0."""
-        centred = features - self.mean
-        missed = centred - centred @ self.basis @ self.basis.T
-        beyond = np.maximum(centred @ self.kinds - self.reach, 0)
+        """Novelty: (N, F) float32 -> (N,) float32 ≥ 0."""
+        last = (features - self.mean)[:, -len(self.basis) :]
+        missed = last - last @ self.basis @ self.basis.T
+        beyond = self.beyond(features)
         return np.sqrt((missed**2).sum(axis=1) + (beyond**2).sum(axis=1)).astype(np.float32)
+
+    def beyond(self, features: Floats) -> Floats:
+        """How far images reach beyond radiographs towards each kind: (N, F) float32 -> (N, M) float32 ≥ 0."""
+        early = (features - self.mean)[:, : len(self.kinds)]
+        return np.maximum(early @ self.kinds - self.reach, 0).astype(np.float32)
 
 
 def _read_record(folder: Path) -> Mapping[str, Any]:

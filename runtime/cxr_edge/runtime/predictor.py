@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: All predictors of this process.
 _LIVE: WeakSet[Predictor] = WeakSet()
+#: The kind of an image that is out of distribution but resembles no kind of outlier.
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class Prediction:
         Distance of the features of the image from the training set.
     in_distribution
         Whether the novelty is within the range of 99 % of held-out radiographs. If not, do not rely on the decision.
+    unlike
+        None if the image is in distribution. Otherwise the kind of image that it resembles (one of the manifest's
+        `novelty_kinds`), or `unknown`.
+    beyond
+        (M,) float32 ≥ 0: the part of the novelty towards each of the manifest's `novelty_kinds`.
     lungs
         (28, 28) float32 in [0, 1]: probability that a tile of the image belongs to a lung. None if the model does not
         find the lungs; then the following two are None as well.
@@ -71,6 +78,8 @@ class Prediction:
     heatmap: FloatArray
     novelty: float
     in_distribution: bool
+    unlike: str | None
+    beyond: FloatArray
     timings_ms: Mapping[str, float]
     lungs: FloatArray | None = None
     lungs_found: str | None = None
@@ -86,6 +95,7 @@ class Prediction:
             "threshold": self.threshold,
             "novelty": self.novelty,
             "in_distribution": self.in_distribution,
+            "unlike": self.unlike,
             "lungs_found": self.lungs_found,
             "evidence_in_lungs": self.evidence_in_lungs,
             "heatmap": [[round(float(v), 5) for v in row] for row in self.heatmap],
@@ -302,7 +312,8 @@ class Predictor:
 
     def _decide(self, outputs: Outputs, row: int, seconds: Mapping[str, float]) -> Prediction:
         probability = float(outputs.probability[row])
-        novelty = float(outputs.novelty[row])
+        novelty, limit = float(outputs.novelty[row]), self.manifest.novelty_threshold
+        beyond = np.zeros(0, np.float32) if outputs.unlike is None else outputs.unlike[row]
         point = self.operating_point
         timings = {stage: 1e3 * s for stage, s in seconds.items()}
         return Prediction(
@@ -313,7 +324,9 @@ class Predictor:
             threshold=point.threshold,
             heatmap=outputs.heatmap[row],
             novelty=novelty,
-            in_distribution=novelty <= self.manifest.novelty_threshold,
+            in_distribution=novelty <= limit,
+            unlike=None if novelty <= limit else kind_of(beyond, novelty, self.manifest.novelty_kinds),
+            beyond=beyond,
             timings_ms=timings | {"total": sum(timings.values())},
             **self._lungs(outputs, row),
         )
@@ -374,6 +387,22 @@ def load(
     return Predictor(opened, file, open_engine(opened, file, threads), point, threads, max_pixels)
 
 
+def kind_of(beyond: FloatArray, novelty: float, kinds: Sequence[str]) -> str:
+    """The kind of outlier that an image out of distribution resembles, or `unknown`.
+
+    Parameters
+    ----------
+    beyond
+        (M,) float32 ≥ 0: the part of the novelty towards each kind.
+    novelty
+        The length of these parts together with the residual, which belongs to no kind.
+    """
+    # The kinds explain the larger share of the novelty if their squares sum to more than half of its square.
+    if not len(kinds) or 2 * float(np.sum(beyond**2)) <= novelty**2:
+        return UNKNOWN
+    return kinds[int(beyond.argmax())]
+
+
 def packaged_model() -> Path:
     """The bundle that ships inside the package.
 
@@ -389,7 +418,8 @@ def packaged_model() -> Path:
 
 
 def _caption(prediction: Prediction) -> str:
-    doubt = "" if prediction.in_distribution else "  UNLIKE THE TRAINING SET"
+    known = prediction.unlike not in (None, UNKNOWN)
+    doubt = "" if prediction.in_distribution else "  UNLIKE THE TRAINING SET" + f" ({prediction.unlike})" * known
     decision = f"{prediction.label}  p={prediction.probability:.3f}  threshold={prediction.threshold:.3f}{doubt}"
     return decision if prediction.lungs is None else f"{decision}\n{_about_lungs(prediction)}"
 

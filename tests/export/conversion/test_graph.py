@@ -31,6 +31,41 @@ def novelty(channels):
     return Novelty(mean, basis.astype(np.float32), kinds, np.full(3, 0.05, np.float32), 1.0)
 
 
+def novelty_of_layers(network, layers):
+    """Random statistics of some layers of a network, with three named kinds that all images reach."""
+    random = np.random.default_rng(0)
+    widths = [network.get_layer(name).output.shape[-1] for name in layers]
+    last = network.get_layer("pool").output.shape[-1]
+    basis = np.linalg.qr(random.normal(size=(last, 16)))[0].astype(np.float32)
+    kinds = random.normal(0, 0.1, (sum(widths), 3)).astype(np.float32)
+    mean = random.uniform(0, 0.1, sum(widths) + last).astype(np.float32)
+    return Novelty(mean, basis, kinds, np.full(3, -1, np.float32), 1.0, layers, ("adult", "turned", "CT slice"))
+
+
+@pytest.mark.parametrize("format", ["onnx", "tflite"])
+@pytest.mark.parametrize("layers", [("pool4",), ("pool3", "pool4")])
+def test_kinds_of_outliers_are_read_from_earlier_layers_in_the_same_pass(tmp_path, format, layers):
+    network = deployable(build("cnn", "none"))
+    statistics = novelty_of_layers(network, layers)
+    model = deployment_model(network, TEMPERATURE, statistics)
+    path = tmp_path / f"model.{format}"
+    if format == "onnx":
+        onnx.write_onnx(onnx.onnx_from_keras(model), path, "{}")
+        engine = OnnxEngine(path, InputContract())
+    else:
+        tflite.write_tflite(tflite.tflite_from_keras(model, "fp32"), path, "{}", ("NORMAL", "PNEUMONIA"))
+        engine = LiteRTEngine(path, InputContract())
+    images = np.random.default_rng(1).integers(0, 256, (4, 224, 224, 1), dtype=np.uint8)
+    outputs, reference = engine.run(images), Reference(network, TEMPERATURE, statistics).run(images)
+    assert outputs.unlike.shape == (4, 3) and reference.unlike.max() > 0
+    np.testing.assert_allclose(outputs.unlike, reference.unlike, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(outputs.novelty, reference.novelty, rtol=1e-4)
+
+
+def test_a_run_without_named_kinds_gives_files_without_them():
+    assert "unlike" not in deployment_model(build("cnn", "none"), TEMPERATURE, novelty(128)).output
+
+
 @pytest.fixture(scope="module")
 def mobilenet():
     """MobileNetV2 with ImageNet features and a random head, as deployed."""

@@ -31,6 +31,14 @@ def test_it_survives_json():
     assert Manifest.from_json(manifest.to_json(), "again") == manifest
 
 
+def test_kinds_of_outliers_are_new_in_schema_2():
+    assert json.loads(TEXT).get("novelty_kinds", []) == list(Manifest.from_json(TEXT, "packaged").novelty_kinds)
+    earlier = {key: value for key, value in json.loads(TEXT).items() if key != "novelty_kinds"} | {"schema_version": 1}
+    assert Manifest.from_json(json.dumps(earlier), "earlier").novelty_kinds == ()
+    named = earlier | {"schema_version": 2, "novelty_kinds": ["adult", "turned"]}
+    assert Manifest.from_json(json.dumps(named), "named").novelty_kinds == ("adult", "turned")
+
+
 @pytest.mark.parametrize(
     ("path", "value", "field", "expected"),
     [
@@ -52,6 +60,8 @@ def test_it_survives_json():
         (["heatmap"], MISSING, "heatmap", "found nothing, expected an object"),
         (["heatmap", "stride"], 0, "heatmap.stride", "a number > 0"),
         (["heatmap", "origin"], "24", "heatmap.origin", "a number"),
+        (["novelty_kinds"], ["adult", "adult"], "novelty_kinds", "different names of kinds"),
+        (["novelty_kinds"], ["adult", ""], "novelty_kinds[1]", "a name of 1 to 200"),
         (["operating_points"], [], "operating_points", "at least one operating point"),
         (["operating_points"], {}, "operating_points", "found {}, expected at least one operating point"),
         (["operating_points", 1], {"name": "x"}, "operating_points[1].threshold", "a number in [0, 1]"),

@@ -8,7 +8,7 @@ import pytest
 from support import PACKAGED_FILES
 
 from cxr_edge.runtime import Bundle, BundleError, load
-from cxr_edge.runtime.bundles.manifest import READABLE_SCHEMAS, LungGrid, Manifest
+from cxr_edge.runtime.bundles.manifest import READABLE, LungGrid, Manifest
 from cxr_edge.runtime.predictor import packaged_model
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (224, 224), dtype=np.uint8)
@@ -35,7 +35,7 @@ def test_a_declared_output_that_is_missing_is_refused(copy, engine, precision):
         load(folder, engine=engine, precision=precision)
 
 
-@pytest.mark.parametrize("schema", READABLE_SCHEMAS)
+@pytest.mark.parametrize("schema", READABLE)
 @pytest.mark.parametrize(("engine", "precision"), PACKAGED_FILES)
 def test_a_model_without_lungs_decides_as_before(copy, engine, precision, schema):
     with load(copy(schema_version=schema), engine=engine, precision=precision) as predictor:

@@ -33,7 +33,7 @@ def test_fitting_finds_the_directions_and_the_share_that_is_familiar():
     features = (within + random.normal(0, 0.5, (500, 40))).astype(np.float32)
     # Within the main directions, where the residual sees nothing.
     outliers = features[:50] + np.eye(1, 40, 3, dtype=np.float32) * 60
-    novelty = fit_novelty(features[:400], features[400:], {"moved": outliers})
+    novelty = fit_novelty(features[:400], [features[400:]], {"moved": outliers})
     distances = novelty.of(features[400:])
     assert np.mean(distances <= novelty.threshold) == pytest.approx(0.99)
     stranger = features[:1] + np.eye(1, 40, 35, dtype=np.float32) * 10
@@ -44,8 +44,34 @@ def test_fitting_finds_the_directions_and_the_share_that_is_familiar():
 
 def test_outliers_that_look_like_radiographs_do_not_count():
     features = np.random.default_rng(0).normal(0, 1, (400, 40)).astype(np.float32)
-    novelty = fit_novelty(features[:200], features[200:300], {"the same": features[300:]})
+    novelty = fit_novelty(features[:200], [features[200:300]], {"the same": features[300:]})
     assert np.mean(novelty.of(features[300:]) > novelty.threshold) < 0.1
+
+
+def test_kinds_are_told_from_radiographs_in_the_earlier_layers():
+    """The last 30 features, of the last feature map, do not know the outliers; the first 8 do."""
+    random = np.random.default_rng(0)
+    features = random.normal(0, 1, (600, 38)).astype(np.float32)
+    moved, raised = features[:50].copy(), features[50:100].copy()
+    moved[:, 3] += 12
+    raised[:, 5] += 12
+    layers = ("early", "middle")
+    novelty = fit_novelty(
+        features[100:400], [features[400:500], features[500:]], {"moved": moved, "raised": raised}, layers, last=30
+    )
+    assert (novelty.layers, novelty.names) == (layers, ("moved", "raised"))
+    assert novelty.kinds.shape == (8, 2) and novelty.basis.shape == (30, DIRECTIONS) and novelty.mean.shape == (38,)
+    assert (novelty.of(moved) > novelty.threshold).all() and (novelty.of(raised) > novelty.threshold).all()
+    assert (novelty.beyond(moved).argmax(axis=1) == 0).all() and (novelty.beyond(raised).argmax(axis=1) == 1).all()
+
+
+def test_no_version_of_radiographs_is_flagged_more_than_a_few_times():
+    """A change that moves all features of one version in twenty must not be flagged as a whole."""
+    random = np.random.default_rng(0)
+    versions = [random.normal(0, 1, (100, 40)).astype(np.float32) for _ in range(200)]
+    versions[7] = versions[7] * 2
+    novelty = fit_novelty(versions[0], versions, {"bright": versions[1] + 30})
+    assert np.mean(novelty.of(versions[7]) > novelty.threshold) <= 0.03
 
 
 @needs_shared

@@ -119,17 +119,17 @@ SCHEDULES = ("cosine", "plateau")
 )
 @click.option("--fold", type=click.IntRange(0), default=0, help="Cross-validation fold index.")
 @click.option("--seed", type=int, default=0, help="The same seed gives the same run.")
+@click.option(
+    "--strangers",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Images unlike DATA that the model shall flag; one subfolder for each kind, such as DIR/adult.",
+)
 @output_format("table", "json")
 def train(
-    data: Path,
-    run: Path,
-    masks: Path | None,
-    resume: bool,
-    tensorboard: Path | None,
-    track: bool,
-    format: str,
-    **options: Any,
-) -> None:
+    data: Path, run: Path, masks: Path | None, strangers: Path | None, resume: bool, tensorboard: Path | None, track: bool,
+    format: str, **options: Any,
+) -> None:  # fmt: skip
     """Train a pneumonia classifier on DATA and write a run folder.
 
     DATA is a folder in the Kaggle layout: {train,val}/{NORMAL,PNEUMONIA}/*.jpeg. Train and val are pooled and split
@@ -174,7 +174,7 @@ def train(
         connect(options["strategy"])  # before any other use of TensorFlow
     import_keras_quietly()
     config = TrainConfig(**{f.name: options[f.name] for f in fields(TrainConfig) if f.name in options})
-    record = run_training(data, run, config, masks=masks, resume=resume, tracking=tracking)
+    record = run_training(data, run, config, masks=masks, strangers=strangers, resume=resume, tracking=tracking)
     if not record:
         click.echo("this worker has finished; the chief writes the run", err=True)
         return

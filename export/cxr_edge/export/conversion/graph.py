@@ -1,11 +1,13 @@
 """The deployment graph, which is the same in every format.
 
 The input `image` is raw uint8 grayscale pixels (N, H, W, 1). The outputs are `probability` (N,), `logit` (N,),
-`heatmap` (N, h, w) and `novelty` (N,). The graph of a network with a lung decoder also has `lungs` (N, H/8, W/8).
+`heatmap` (N, h, w), `novelty` (N,) and, if the kinds of outliers have names, `unlike` (N, M). The graph of a network
+with a lung decoder also has `lungs` (N, H/8, W/8).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,8 +45,8 @@ def deployment_model(
     temperature
         probability = sigmoid(logit / temperature) (Guo et al. 2017).
     novelty
-        Statistics of the training set's pooled features. The output `novelty` is the norm of two parts: the residual
-        outside their main directions, and the excess towards known kinds of outliers.
+        Statistics of the training set's features. The output `novelty` is the norm of two parts: the residual outside
+        their main directions, and `unlike`, the excess towards known kinds of outliers.
     input_dtype
         `uint8`, or `float32` if another graph feeds this one.
 
@@ -57,6 +59,7 @@ def deployment_model(
     from keras import ops
 
     try:
+        tapped = [network.get_layer(name).output for name in novelty.layers]
         features = network.get_layer("pool").input
         hidden_layer, logit_layer = network.get_layer("hidden"), network.get_layer("logit")
     except ValueError as error:
@@ -65,16 +68,20 @@ def deployment_model(
         ) from error
     weights, bias = hidden_layer.get_weights()
     lungs = lung_logits(network)
-    backbone = keras.Model(network.inputs[0], features if lungs is None else [features, lungs], name="backbone")
+    decoded = [] if lungs is None else [lungs]
+    wanted = [*decoded, *tapped, features]
+    backbone = keras.Model(network.inputs[0], wanted if len(wanted) > 1 else features, name="backbone")
     cells = features.shape[1] * features.shape[2]
 
     image = keras.Input(network.input_shape[1:], dtype=input_dtype, name="image")
-    feature_map = backbone(ops.cast(image, "float32"))
-    if lungs is not None:
-        feature_map, lungs = feature_map
-    if isinstance(feature_map, list):  # models built on a list return one; a mean over it would use wrong axes
+    found = backbone(ops.cast(image, "float32"))
+    # Models built on a list return one, and a mean over it would use wrong axes.
+    found = found if isinstance(found, list) else [found]
+    *early, feature_map = found[len(decoded) :]
+    if len(early) != len(tapped):
+        found_maps, expected = len(early) + 1, len(tapped) + 1
         raise BundleError(
-            f"{network.name}: found {len(feature_map)} outputs of its backbone, expected one; train it again"
+            f"{network.name}: found {found_maps} outputs of its backbone, expected {expected}; train it again"
         )
     projection = keras.layers.Conv2D(weights.shape[1], 1, use_bias=False, name="hidden_per_cell")
     per_cell = projection(feature_map)
@@ -84,17 +91,27 @@ def deployment_model(
     active = ops.minimum(hidden, SMALLEST) / SMALLEST
     per_hidden = active * (ops.squeeze(logit_layer.kernel, axis=1) / cells)
     heatmap = ops.relu(ops.sum(per_cell * per_hidden, axis=-1))
-    centred = ops.mean(feature_map, axis=(1, 2)) - novelty.mean
-    # The basis is stored twice, once transposed (0.16 MB). |c|² − |cB|² needs it once but loses digits in fp16.
-    missed = centred - ops.matmul(ops.matmul(centred, novelty.basis), np.ascontiguousarray(novelty.basis.T))
-    beyond = ops.relu(ops.matmul(centred, novelty.kinds) - novelty.reach)
-    distance = ops.sqrt(ops.sum(missed * missed, axis=1) + ops.sum(beyond * beyond, axis=1))
+    distance, beyond = _novelty([*early, feature_map], novelty)
     outputs = {"probability": ops.sigmoid(logit / temperature), "logit": logit, "heatmap": heatmap, "novelty": distance}
+    if novelty.names:
+        outputs["unlike"] = beyond
     if lungs is not None:
-        outputs["lungs"] = ops.squeeze(ops.sigmoid(lungs), axis=-1)
+        outputs["lungs"] = ops.squeeze(ops.sigmoid(found[0]), axis=-1)
     return keras.Model(image, outputs, name=network.name)
 
 
 def lung_logits(network: keras.Model) -> Any:
     """The tensor of logits that tiles of the image belong to a lung, (N, h, w, 1); None without a lung decoder."""
     return next((layer.output for layer in network.layers if layer.name == "lungs"), None)
+
+
+def _novelty(maps: Sequence[Any], novelty: Novelty) -> tuple[Any, Any]:
+    """Novelty (N,) and its parts towards the kinds of outliers (N, M), as `Novelty.of` and `Novelty.beyond`."""
+    from keras import ops
+
+    early = ops.concatenate([ops.mean(each, axis=(1, 2)) for each in maps[:-1] or maps], axis=1)
+    last = ops.mean(maps[-1], axis=(1, 2)) - novelty.mean[-len(novelty.basis) :]
+    beyond = ops.relu(ops.matmul(early - novelty.mean[: len(novelty.kinds)], novelty.kinds) - novelty.reach)
+    # The basis is stored twice, once transposed (0.16 MB). |c|² − |cB|² needs it once but loses digits in fp16.
+    missed = last - ops.matmul(ops.matmul(last, novelty.basis), np.ascontiguousarray(novelty.basis.T))
+    return ops.sqrt(ops.sum(missed * missed, axis=1) + ops.sum(beyond * beyond, axis=1)), beyond

@@ -48,6 +48,7 @@ OUTPUTS = {
     "heatmap": "Grad-CAM: contribution of each cell to the logit, 0 or more. manifest.json says where the cells lie.",
     "novelty": "Distance from the training set; above novelty_threshold in manifest.json the image is unlike it.",
     "lungs": "Probability that each tile of the image belongs to a lung.",
+    "unlike": "Part of the novelty towards each of novelty_kinds in manifest.json: 0 or more.",
     "scores": "Probability of each class of labels.txt.",
 }
 LABELS = "labels.txt"

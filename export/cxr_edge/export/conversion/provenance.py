@@ -46,7 +46,7 @@ def calibration_images(run: Run, calib: Path | None, count: int) -> list[Labelle
 
 def manifest_of(run: Run, bundle: Path, calibration: Sequence[LabelledImage]) -> Manifest:
     """The manifest of a run's bundle, without files."""
-    record = run.record
+    record, novelty = run.record, run.novelty
     provenance = {
         # Relative, so that run and bundle can move together. `verify` trusts the hash, not the path.
         "run": Path(os.path.relpath(run.folder, bundle)).as_posix(),
@@ -60,7 +60,8 @@ def manifest_of(run: Run, bundle: Path, calibration: Sequence[LabelledImage]) ->
         heatmap=run.geometry,
         operating_points=run.operating_points,
         temperature=run.temperature,
-        novelty_threshold=run.novelty.threshold,
+        novelty_threshold=novelty.threshold,
+        novelty_kinds=novelty.names,
         training={key: value for key, value in record.items() if key not in LEFT_OUT} | provenance,
         lungs=run.lungs,
         calibration={"images": len(calibration), "fingerprint": fingerprint(calibration)} if calibration else {},

@@ -16,7 +16,7 @@ from cxr_edge.runtime.engines import Outputs
 from cxr_edge.runtime.engines.base import OUTPUTS
 from cxr_edge.runtime.errors import DataError, ImageError
 from cxr_edge.runtime.explanation.lungs import EMPTY_LOGIT, LUNG
-from cxr_edge.runtime.predictor import Predictor
+from cxr_edge.runtime.predictor import Predictor, kind_of
 
 RESAMPLES = 1000
 TOP_SHARE = 0.2
@@ -48,6 +48,8 @@ class Parity:
         |Δprobability| of a tile.
     novelty_flips
         Number of images that are in distribution for one but not for the other.
+    unlike_differences
+        Number of images for which the two name different kinds, or only one names a kind; None without named kinds.
     heatmap_rank_correlation
         Median over images of Spearman's rho of the heatmap's cells.
     heatmap_iou
@@ -73,6 +75,7 @@ class Parity:
     brier: float
     brier_delta: float
     novelty_flips: int | None
+    unlike_differences: int | None
     heatmap_rank_correlation: float | None
     heatmap_iou: float | None
     calibration_images: int
@@ -99,7 +102,8 @@ def run_file(predictor: Predictor, images: Sequence[LabelledImage], tick: Callab
         np.array([p.logit for p in predictions], np.float32),
         np.stack([p.heatmap for p in predictions]),
         np.array([p.novelty for p in predictions], np.float32),
-        np.stack(lungs) if lungs else None,
+        unlike=np.stack([p.beyond for p in predictions]) if predictor.manifest.novelty_kinds else None,
+        lungs=np.stack(lungs) if lungs else None,
     )
 
 
@@ -146,6 +150,7 @@ def compare(
         brier=squared,
         brier_delta=squared - brier(labels, reference.probability),
         novelty_flips=_novelty_flips(outputs, reference, manifest.novelty_threshold) if "novelty" in given else None,
+        unlike_differences=_unlike_differences(outputs, reference, manifest),
         heatmap_rank_correlation=_median_agreement(rank_correlation, outputs, reference, given),
         heatmap_iou=_median_agreement(top_overlap, outputs, reference, given),
         calibration_images=manifest.calibration.get("images", 0),
@@ -161,6 +166,21 @@ def count_flips(outputs: Outputs, reference: Outputs, threshold: float) -> int:
 
 def _novelty_flips(outputs: Outputs, reference: Outputs, threshold: float) -> int:
     return int(np.sum((outputs.novelty <= threshold) != (reference.novelty <= threshold)))
+
+
+def _unlike_differences(outputs: Outputs, reference: Outputs, manifest: Manifest) -> int | None:
+    if outputs.unlike is None or reference.unlike is None:
+        return None
+    named = _kinds(outputs.unlike, outputs.novelty, manifest)
+    return sum(a != b for a, b in zip(named, _kinds(reference.unlike, reference.novelty, manifest), strict=True))
+
+
+def _kinds(unlike: Floats, distances: Floats, manifest: Manifest) -> list[str | None]:
+    """The kind of outlier that each image resembles; None for those in distribution."""
+    return [
+        None if distance <= manifest.novelty_threshold else kind_of(beyond, distance, manifest.novelty_kinds)
+        for beyond, distance in zip(unlike, distances.tolist(), strict=True)
+    ]
 
 
 def _median_agreement(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from cxr_edge.common.run import Novelty
 
+Floats = npt.NDArray[np.float32]
 #: Batch size of the Keras network.
 BATCH = 32
 
@@ -30,7 +31,9 @@ class Reference:
 
         pool = network.get_layer("pool")
         lungs = [layer.output for layer in network.layers if layer.name == "lungs"]
-        self._backbone = keras.Model(network.inputs[0], [pool.input, *lungs])
+        self._decoders = len(lungs)
+        tapped = [network.get_layer(name).output for name in novelty.layers]
+        self._backbone = keras.Model(network.inputs[0], [*lungs, *tapped, pool.input])
         self._head = keras.Model(pool.input, network.outputs[0])
         self._temperature = temperature
         self._novelty = novelty
@@ -46,22 +49,28 @@ class Reference:
     def _run_batch(self, images: npt.NDArray[np.uint8]) -> Outputs:
         import tensorflow as tf
 
-        features, *lungs = self._backbone(images.astype(np.float32), training=False)
+        outputs = self._backbone(images.astype(np.float32), training=False)
+        lungs, maps = outputs[: self._decoders], outputs[self._decoders :]
+        features = maps[-1]
         with tf.GradientTape() as tape:
             tape.watch(features)
             logit = self._head(features, training=False)[:, 0]
         weights = tf.reduce_mean(tape.gradient(logit, features), axis=(1, 2), keepdims=True)
         heatmap = tf.nn.relu(tf.reduce_sum(weights * features, axis=-1)).numpy()
         probability = _sigmoid(logit.numpy().astype(np.float64) / self._temperature)
-        novelty = self._novelty_of(features.numpy())
+        distance, beyond = self._novelty_of(np.concatenate([each.numpy().mean(axis=(1, 2)) for each in maps], axis=1))
+        unlike = beyond if self._novelty.names else None
         found = _sigmoid(lungs[0].numpy()[..., 0]) if lungs else None
-        return Outputs(probability, logit.numpy(), heatmap, novelty, found)
+        return Outputs(probability, logit.numpy(), heatmap, distance, unlike, found)
 
-    def _novelty_of(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        centred = features.mean(axis=(1, 2)) - self._novelty.mean
-        missed = centred - centred @ self._novelty.basis @ self._novelty.basis.T
-        beyond = np.maximum(centred @ self._novelty.kinds - self._novelty.reach, 0)
-        return np.linalg.norm(np.concatenate([missed, beyond], axis=1), axis=1).astype(np.float32)
+    def _novelty_of(self, features: Floats) -> tuple[Floats, Floats]:
+        centred = features - self._novelty.mean
+        last = centred[:, -len(self._novelty.basis) :]
+        missed = last - last @ self._novelty.basis @ self._novelty.basis.T
+        beyond = np.maximum(
+            centred[:, : len(self._novelty.kinds)] @ self._novelty.kinds - self._novelty.reach, 0
+        ).astype(np.float32)
+        return np.linalg.norm(np.concatenate([missed, beyond], axis=1), axis=1).astype(np.float32), beyond
 
 
 def _sigmoid(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:

@@ -11,7 +11,7 @@ from cxr_edge.export.verification.verify import FileResult, Verification
 
 COLUMNS = (
     "file", "flips", "McNemar p", "max |Δlogit|", "max |Δp|", "ΔAUC [95 %]", "DeLong p", "Δsens", "Δspec", "ΔECE",
-    "ΔBrier", "novelty flips", "map ρ", "lungs Dice", "gate",
+    "ΔBrier", "novelty flips", "unlike flips", "map ρ", "lungs Dice", "gate",
 )  # fmt: skip
 
 
@@ -71,6 +71,7 @@ def cells(result: FileResult) -> list[str]:
         f"{p.ece_delta:+.4f}",
         f"{p.brier_delta:+.5f}",
         _or_dash(p.novelty_flips, "d"),
+        _or_dash(p.unlike_differences, "d"),
         _or_dash(p.heatmap_rank_correlation, ".4f"),
         _or_dash(p.lungs_dice, ".4f"),
         verdict,

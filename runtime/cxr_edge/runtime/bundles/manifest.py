@@ -13,8 +13,8 @@ from cxr_edge.runtime.choices import ENGINES
 from cxr_edge.runtime.errors import UsageError
 
 SCHEMA_VERSION = 2
-#: Schemas that can be read. Files of schema 1 have no lungs.
-READABLE_SCHEMAS = (1, SCHEMA_VERSION)
+#: Schemas that can be read. Manifests of schema 1 lack the fields with a default: their files have no lungs.
+READABLE = (1, SCHEMA_VERSION)
 MANIFEST = "manifest.json"
 #: Maximum size of a manifest in bytes; usually it has 5,000.
 LARGEST_MANIFEST = 1_000_000
@@ -107,8 +107,9 @@ class Manifest:
     The runtime decides with `files`. `gradient` (d logit / d image) only explains decisions and is optional.
     `companions` have other inputs or outputs and serve other clients; the runtime does not use them. `training` and
     `calibration` record provenance (data fingerprint, split, seed, versions) and are not interpreted. The first
-    operating point is the default. An image with a novelty above the threshold is not in distribution. Without `lungs`
-    the files do not have the output `lungs`.
+    operating point is the default. An image with a novelty above the threshold is not in distribution. `novelty_kinds`
+    names the columns of the output `unlike`; it is empty if the files lack this output. Without `lungs` the files do not
+    have the output `lungs`.
     """
 
     name: Name
@@ -123,6 +124,9 @@ class Manifest:
     ] = field(default=("NORMAL", "PNEUMONIA"), metadata=REQUIRED)
     training: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
+    novelty_kinds: Annotated[
+        tuple[Name, ...], Rule("different names of kinds", lambda names: len(names) == len(set(names)))
+    ] = ()
     files: tuple[ModelFile, ...] = ()
     companions: tuple[ModelFile, ...] = ()
     gradient: ModelFile | None = None
@@ -156,9 +160,9 @@ class Manifest:
         if len(text) > LARGEST_MANIFEST:
             raise document.error("", f"{len(text)} bytes", f"at most {LARGEST_MANIFEST}")
         data = document.parse(text)
-        if isinstance(data, dict) and data.get("schema_version") not in READABLE_SCHEMAS:
+        if isinstance(data, dict) and data.get("schema_version") not in READABLE:
             found, remedy = json.dumps(data.get("schema_version"))[:20], "upgrade cxr-edge, or export the bundle again"
-            raise Document(name, remedy).error("schema_version", found, " or ".join(map(str, READABLE_SCHEMAS)))
+            raise Document(name, remedy).error("schema_version", found, " or ".join(map(str, READABLE)))
         manifest = document.build(cls, data)
         _check_unique(document, "operating_points", "name", (point.name for point in manifest.operating_points))
         _check_unique(document, "files", "path", (file.path for file in manifest.all_files))

@@ -24,7 +24,7 @@ from cxr_edge.runtime.files import open_atomically, write_atomically
 
 #: Columns of a CSV file, whatever fields its rows have.
 COLUMNS = (
-    "path", "label", "probability", "logit", "operating_point", "threshold", "novelty", "in_distribution",
+    "path", "label", "probability", "logit", "operating_point", "threshold", "novelty", "in_distribution", "unlike",
     "lungs_found", "evidence_in_lungs", "error",
 )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,8 +16,8 @@ from cxr_edge.runtime.errors import BundleError
 FloatArray = npt.NDArray[np.float32]
 #: Outputs that every deployment graph has, by name; the same in every format.
 OUTPUTS = ("probability", "logit", "heatmap", "novelty")
-#: Output of graphs that also find the lungs; the manifest says whether its files have it.
-LUNGS = "lungs"
+#: Outputs that a file may lack. The manifest says whether its files have them.
+OPTIONAL = ("unlike", "lungs")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,10 @@ class Outputs:
     heatmap
         (N, h, w) float32 ≥ 0: Grad-CAM, the positive contribution of each cell to the logit.
     novelty
-        (N,) float32 ≥ 0: distance of the pooled features from the training set.
+        (N,) float32 ≥ 0: distance of the features from the training set.
+    unlike
+        (N, M) float32 ≥ 0: the part of the novelty towards each of the manifest's `novelty_kinds`; None if the file
+        lacks it.
     lungs
         (N, h, w) float32 in [0, 1]: probability that a tile of the image belongs to a lung. None if the model does not
         find the lungs.
@@ -43,21 +46,28 @@ class Outputs:
     logit: FloatArray
     heatmap: FloatArray
     novelty: FloatArray
+    unlike: FloatArray | None = None
     lungs: FloatArray | None = None
 
     @property
     def given(self) -> tuple[str, ...]:
         """Names of the outputs that there are."""
-        return output_names(self.lungs is not None)
+        return given_outputs(name for name in OPTIONAL if getattr(self, name) is not None)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Outputs]) -> Outputs:
-        """Join the outputs of several batches; there must be at least one."""
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in parts[0].given))
+        """Join the outputs of several batches of one file; there must be at least one."""
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in parts[0].given})
 
     def take(self, rows: npt.NDArray[np.integer]) -> Outputs:
         """Select the outputs of these images."""
-        return Outputs(*(getattr(self, name)[rows] for name in self.given))
+        return Outputs(**{name: getattr(self, name)[rows] for name in self.given})
+
+
+def given_outputs(names: Iterable[str]) -> tuple[str, ...]:
+    """The outputs to read from a file that has `names`: the required ones, and those of the optional ones it has."""
+    names = set(names)
+    return (*OUTPUTS, *(name for name in OPTIONAL if name in names))
 
 
 class Engine(Protocol):
@@ -79,11 +89,6 @@ class Engine(Protocol):
 
     def run(self, images: npt.NDArray[np.uint8]) -> Outputs:
         """Run the network on (N, height, width, 1) uint8 in [0, 255]; safe to call from any number of threads."""
-
-
-def output_names(lungs: bool) -> tuple[str, ...]:
-    """Names of the outputs of a file with or without lungs, in the order of the fields of `Outputs`."""
-    return (*OUTPUTS, LUNGS) if lungs else OUTPUTS
 
 
 def check_signature(
@@ -113,10 +118,10 @@ def check_signature(
         raise BundleError(f"{path}: lacks the output {sorted(lacking)[0]!r}; export it again")
     if lungs is None:
         return
-    found = tuple(outputs.get(LUNGS, ()))
+    found = tuple(outputs.get("lungs", ()))
     if found[1:] != (lungs.height, lungs.width):
-        given = f"{LUNGS!r} {found}" if found else f"no {LUNGS!r}"
+        given = f"'lungs' {found}" if found else "no 'lungs'"
         raise BundleError(
-            f"{path}: among its outputs is {given}, the manifest says {LUNGS!r} (N, {lungs.height}, {lungs.width}); "
+            f"{path}: among its outputs is {given}, the manifest says 'lungs' (N, {lungs.height}, {lungs.width}); "
             "export it again"
         )

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.runtime.bundles.bundle import InputContract, LungGrid
-from cxr_edge.runtime.engines.base import OUTPUTS, Outputs, check_signature, output_names
+from cxr_edge.runtime.engines.base import OUTPUTS, Outputs, check_signature, given_outputs
 from cxr_edge.runtime.errors import BundleError, EngineError, MissingExtraError
 from cxr_edge.runtime.quiet import quiet_native_stderr
 
@@ -39,7 +39,6 @@ class LiteRTEngine:
 
     def __init__(self, path: Path, contract: InputContract, threads: int = 1, lungs: LungGrid | None = None) -> None:
         self._path, self._contract, self._threads, self._lungs = path, contract, threads, lungs
-        self._outputs = output_names(lungs is not None)
         self._content = path.read_bytes()
         with quiet_native_stderr():  # LiteRT prints a greeting with the first interpreter of a process
             self._idle = deque([self._open()])
@@ -49,7 +48,7 @@ class LiteRTEngine:
         """See `Engine.run`. Images run one at a time, because another batch size would rebuild the delegate."""
         with self._borrowed() as signature:
             rows = [signature.run(**{self._contract.name: image[np.newaxis]}) for image in images]
-        return Outputs(*(np.concatenate([row[name] for row in rows]) for name in self._outputs))
+        return Outputs(**{name: np.concatenate([row[name] for row in rows]) for name in given_outputs(rows[0])})
 
     def _open(self) -> Signature:
         return open_signature(self._path, self._content, self._contract, self._threads, self._lungs)

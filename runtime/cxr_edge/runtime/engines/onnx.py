@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.runtime.bundles.bundle import InputContract, LungGrid
-from cxr_edge.runtime.engines.base import Outputs, check_signature, output_names
+from cxr_edge.runtime.engines.base import Outputs, check_signature, given_outputs
 from cxr_edge.runtime.errors import BundleError, EngineError, MissingExtraError
 from cxr_edge.runtime.quiet import quiet_native_stderr
 
@@ -34,17 +34,17 @@ class OnnxEngine:
     def __init__(self, path: Path, contract: InputContract, threads: int = 1, lungs: LungGrid | None = None) -> None:
         self._session = open_session(path, threads)
         entry = self._session.get_inputs()[0]
-        check_signature(
-            path, contract, entry.name, DTYPES.get(entry.type, entry.type), tuple(entry.shape),
-            {output.name: tuple(output.shape) for output in self._session.get_outputs()}, lungs,
-        )  # fmt: skip
+        outputs = {output.name: tuple(output.shape) for output in self._session.get_outputs()}
+        dtype = DTYPES.get(entry.type, entry.type)
+        check_signature(path, contract, entry.name, dtype, tuple(entry.shape), outputs, lungs)
+        self._given = given_outputs(outputs)
         self.backend = self._session.get_providers()[0].removesuffix("ExecutionProvider")
         self._input = entry.name
-        self._outputs = output_names(lungs is not None)
 
     def run(self, images: npt.NDArray[np.uint8]) -> Outputs:
         """See `Engine.run`."""
-        return Outputs(*self._session.run(self._outputs, {self._input: images}))
+        values = self._session.run(self._given, {self._input: images})
+        return Outputs(**dict(zip(self._given, values, strict=True)))
 
 
 def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:

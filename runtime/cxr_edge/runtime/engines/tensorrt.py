@@ -23,7 +23,7 @@ import numpy.typing as npt
 from cxr_edge.runtime.bundles.bundle import Bundle, InputContract, LungGrid, Manifest, ModelFile
 from cxr_edge.runtime.bundles.fields import Document, Rule, read_limited
 from cxr_edge.runtime.bundles.manifest import LARGEST_MANIFEST, FileName, Name, Sha256
-from cxr_edge.runtime.engines.base import Outputs, check_signature, output_names
+from cxr_edge.runtime.engines.base import Outputs, check_signature, given_outputs
 from cxr_edge.runtime.errors import BundleError, EngineError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -180,25 +180,25 @@ class TensorRTEngine:
         self._resources = ExitStack()
         weakref.finalize(self, self._resources.close)
         self._engine = _load(path, sidecar)
-        self._input, self._max_batch = self._check(path, contract, lungs)
-        self._outputs = output_names(lungs is not None)
+        self._input, self._given, self._max_batch = self._check(path, contract, lungs)
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise EngineError(f"{path}: not enough memory on the GPU to run this plan; end other programs that use it")
         self._stream = _cuda(cudart.cudaStreamCreate())
         self._resources.callback(cudart.cudaStreamDestroy, self._stream)
         self._set_batch(self._max_batch)
-        self._buffers = {name: self._allocate(name) for name in (self._input, *self._outputs)}
+        self._buffers = {name: self._allocate(name) for name in (self._input, *self._given)}
 
     def run(self, images: npt.NDArray[np.uint8]) -> Outputs:
         """See `Engine.run`. Batches are as large as the plan allows."""
         starts = range(0, len(images), self._max_batch)
         with self._one_at_a_time:
             batches = [self._run_batch(images[start : start + self._max_batch]) for start in starts]
-        return Outputs(*(np.concatenate(rows).astype(np.float32, copy=False) for rows in zip(*batches, strict=True)))
+        joined = [np.concatenate(rows).astype(np.float32, copy=False) for rows in zip(*batches, strict=True)]
+        return Outputs(**dict(zip(self._given, joined, strict=True)))
 
-    def _check(self, path: Path, contract: InputContract, lungs: LungGrid | None) -> tuple[str, int]:
-        """Compare input and outputs of the plan with the manifest; return the input name and the maximum batch size."""
+    def _check(self, path: Path, contract: InputContract, lungs: LungGrid | None) -> tuple[str, tuple[str, ...], int]:
+        """Compare the plan with the manifest; return the name of its input, its outputs and the maximum batch size."""
         import tensorrt as trt
 
         engine = self._engine
@@ -209,7 +209,7 @@ class TensorRTEngine:
         outputs = {name: tuple(engine.get_tensor_shape(name)) for name in names if name not in inputs}
         check_signature(path, contract, inputs[0], dtype, shape, outputs, lungs)
         *_, largest = engine.get_tensor_profile_shape(inputs[0], 0)
-        return inputs[0], int(largest[0])
+        return inputs[0], given_outputs(names), int(largest[0])
 
     def _set_batch(self, count: int) -> None:
         """Set the batch size of the context, which determines all output shapes."""
@@ -246,7 +246,7 @@ class TensorRTEngine:
         if not self._context.execute_async_v3(int(stream)):
             raise EngineError("TensorRT could not run the plan; rebuild it")
         # The batch is the first axis of row-major buffers, so `count` images are their first bytes.
-        buffers = [self._buffers[name] for name in self._outputs]
+        buffers = [self._buffers[name] for name in self._given]
         for buffer in buffers:
             host = buffer.host[:count]
             _cuda(cudart.cudaMemcpyAsync(host.ctypes.data, buffer.device, host.nbytes, to_host, stream))

@@ -162,6 +162,10 @@ DRAWN: dict[str, Callable[[int, int, Random], Gray]] = {
 }
 
 
+#: Every kind that `outliers` makes.
+KINDS = ("inverted", "turned", *DRAWN)
+
+
 def _any(pixels: Pixels, random: Random) -> Gray:
     return pixels[random.integers(len(pixels)), :, :, 0]
 

@@ -138,18 +138,25 @@ def _keras_runner(network: keras.Model, temperature: float, novelty: Novelty) ->
     import keras
 
     hidden, last = network.get_layer("hidden"), network.get_layer("logit")
-    both = keras.Model(network.inputs[0], [network.get_layer("pool").input, network.outputs[0]])
+    tapped = [network.get_layer(name).output for name in novelty.layers]
+    decoded = network.outputs[1:]
+    maps = keras.Model(network.inputs[0], [*network.outputs, *tapped, network.get_layer("pool").input])
 
     def run(pixels: Pixels) -> Outputs:
         kernel, bias = hidden.get_weights()
         weight = last.get_weights()[0][:, 0]
-        features, logit = both.predict_on_batch(pixels.astype(np.float32))
+        logit, *seen = maps.predict_on_batch(pixels.astype(np.float32))
+        lungs, seen = seen[: len(decoded)], seen[len(decoded) :]
+        features = seen[-1]
         count, height, width, channels = features.shape
         per_cell = (features.reshape(-1, channels) @ kernel).reshape(count, height, width, -1)  # one large product
         active = per_cell.mean(axis=(1, 2)) + bias > 0
         heat = np.maximum(np.einsum("nhwk,nk->nhw", per_cell, active * weight), 0)
         heatmap = (heat / (height * width)).astype(np.float32)
-        distance = novelty.of(features.mean(axis=(1, 2)))
-        return Outputs(to_probability(logit[:, 0], temperature), logit[:, 0], heatmap, distance)
+        means = np.concatenate([each.mean(axis=(1, 2)) for each in seen], axis=1)
+        unlike = novelty.beyond(means) if novelty.names else None
+        found = to_probability(lungs[0][..., 0], 1.0) if lungs else None
+        probability = to_probability(logit[:, 0], temperature)
+        return Outputs(probability, logit[:, 0], heatmap, novelty.of(means), unlike, found)
 
     return run

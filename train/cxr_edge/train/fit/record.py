@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.common.dataset import Pixels
-from cxr_edge.common.run import NETWORK, NOVELTY, RECORD, SCHEMA_VERSION, Floats, Novelty
+from cxr_edge.common.run import NETWORK, NOVELTY, RECORD, SCHEMA_VERSION, Floats
 from cxr_edge.common.statistics import roc_auc
 from cxr_edge.runtime.bundles.bundle import sha256
 from cxr_edge.train.data.batches import spread
@@ -28,7 +28,7 @@ from cxr_edge.train.fit import models
 from cxr_edge.train.fit.calibrate import fit_temperature, operating_points, to_probability
 from cxr_edge.train.fit.fold import deployable
 from cxr_edge.train.fit.geometry import GEOMETRY_IMAGES, heatmap_geometry
-from cxr_edge.train.fit.novelty import fit_novelty
+from cxr_edge.train.fit.novelty import LAYERS, fit_novelty
 
 if TYPE_CHECKING:
     from cxr_edge.train.fit.config import Part
@@ -43,7 +43,7 @@ OUTLIERS = 100
 
 @dataclass(frozen=True)
 class Observation:
-    """The network's output for N images: logits (N,) and pooled features (N, K), float32."""
+    """The network's output for N images: logits (N,) and features (N, F) for `Novelty`, float32."""
 
     logit: Floats
     features: Floats
@@ -53,8 +53,9 @@ Observer = Callable[[Pixels], Observation]
 
 
 def write_run(
-    folder: Path, network: keras.Model, training: Part, validation: Part, holdout: Part, facts: Mapping[str, Any]
-) -> dict[str, Any]:
+    folder: Path, network: keras.Model, training: Part, validation: Part, holdout: Part, facts: Mapping[str, Any],
+    strangers: Mapping[str, Pixels] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Write `model.keras`, `novelty.npz`, `curves.png` and, last, `run.json`.
 
     Parameters
@@ -63,6 +64,8 @@ def write_run(
         The fitted network, in single precision.
     facts
         The entries of `run.json` that are known before: `config`, `data`, `history`, `seconds`.
+    strangers
+        Kind -> (N, H, W, 1) uint8 in [0, 255]: real outliers, in addition to those that are made.
 
     Returns
     -------
@@ -70,10 +73,13 @@ def write_run(
     """
     network = deployable(network)
     models.save(network, folder / NETWORK)
-    # One model, because Keras traces each new one again.
-    observe = partial(_observe, keras.Model(network.inputs[0], [network.outputs[0], network.get_layer("pool").output]))
+    layers = LAYERS[facts["config"]["arch"]]
+    observe = partial(_observe, _observer(network, layers))
     versions = _observe_versions(observe, validation.pixels)
-    novelty = _fit_novelty(observe, training.pixels, versions, facts["config"]["seed"])
+    last = network.get_layer("pool").output.shape[-1]
+    strange = _observe_outliers(observe, training.pixels, strangers or {}, facts["config"]["seed"])
+    known = _observe_training(observe, training.pixels, facts["config"]["seed"])
+    novelty = fit_novelty(known, [each.features for each in versions], strange, layers, last)
     novelty.save(folder / NOVELTY)
     temperature = fit_temperature(validation.labels, versions[0].logit)
     probabilities = [to_probability(each.logit, temperature) for each in versions]
@@ -90,6 +96,7 @@ def write_run(
         **facts,
         "input": {"height": height, "width": width},
         "heatmap": asdict(heatmap_geometry(network, spread(validation.pixels, GEOMETRY_IMAGES))),
+        "lungs": _lung_grid(network),
         "model_sha256": sha256(folder / NETWORK),
         "novelty_sha256": sha256(folder / NOVELTY),
         "temperature": temperature,
@@ -100,6 +107,13 @@ def write_run(
     }
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
     return record
+
+
+def _observer(network: keras.Model, layers: Sequence[str]) -> keras.Model:
+    """Image -> logit and features. One model, because Keras traces each new one again."""
+    means = [keras.ops.mean(network.get_layer(name).output, axis=(1, 2)) for name in layers]
+    features = keras.ops.concatenate([*means, network.get_layer("pool").output], axis=1)
+    return keras.Model(network.inputs[0], [network.outputs[0], features])
 
 
 def _observe(model: keras.Model, pixels: Pixels) -> Observation:
@@ -116,10 +130,22 @@ def _observe_versions(observe: Observer, pixels: Pixels) -> list[Observation]:
     return [observe(pixels), *(observe(perturb(pixels, change)) for change in changes)]
 
 
-def _fit_novelty(observe: Observer, training: Pixels, held_out: Sequence[Observation], seed: int) -> Novelty:
-    known = observe(spread(training, NOVELTY_IMAGES)).features
-    strange = {kind: observe(images).features for kind, images in outliers(training, OUTLIERS, seed).items()}
-    return fit_novelty(known, np.concatenate([each.features for each in held_out]), strange)
+def _observe_training(observe: Observer, training: Pixels, seed: int) -> Floats:
+    """Features of training radiographs, and of the same ones after a perturbation at random."""
+    random = np.random.default_rng(seed)
+    originals, changes = spread(training, NOVELTY_IMAGES), list(PERTURBATIONS.values())
+    changed = np.concatenate(
+        [perturb(image[np.newaxis], changes[random.integers(len(changes))]) for image in originals]
+    )
+    return np.concatenate([observe(originals).features, observe(changed).features])
+
+
+def _observe_outliers(
+    observe: Observer, training: Pixels, strangers: Mapping[str, Pixels], seed: int
+) -> dict[str, Floats]:
+    """Features of each kind of outlier: made ones, and `strangers`."""
+    images = {**outliers(training, OUTLIERS, seed), **strangers}
+    return {kind: observe(pixels).features for kind, pixels in images.items()}
 
 
 def metrics_at(
@@ -161,6 +187,14 @@ def _split(training: Part, validation: Part, holdout: Part) -> dict[str, Any]:
         "validation_files": [image.key for image in validation.images],
         "holdout_files": [image.key for image in holdout.images],
     }
+
+
+def _lung_grid(network: keras.Model) -> dict[str, int] | None:
+    """Size of the map of the lungs; None if the network does not find them."""
+    if len(network.outputs) == 1:
+        return None
+    _, height, width, _ = network.outputs[1].shape
+    return {"height": height, "width": width}
 
 
 def _versions() -> dict[str, str]:

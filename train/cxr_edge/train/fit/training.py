@@ -14,6 +14,7 @@ from cxr_edge.common.dataset import CLASSES, LabelledImage, fingerprint, read_da
 from cxr_edge.runtime.errors import CxrEdgeError, UsageError
 from cxr_edge.train.data.masks import find_masks
 from cxr_edge.train.data.patients import split_by_blocks
+from cxr_edge.train.data.strangers import Strangers
 from cxr_edge.train.fit.config import Part, TrainConfig
 from cxr_edge.train.fit.distribute import Replicas, connect
 from cxr_edge.train.fit.tracking import Tracking
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 def train(
     data: Path, run: Path, config: TrainConfig, *,
-    masks: Path | None = None, resume: bool = False, tracking: Tracking | None = None,
+    masks: Path | None = None, strangers: Path | None = None, resume: bool = False, tracking: Tracking | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train a classifier and write the run folder: `model.keras`, `novelty.npz`, `run.json`, `curves.png`.
 
@@ -40,6 +41,8 @@ def train(
     resume
         Continue an interrupted run with the same options and data after its last finished epoch. The result is the same
         as that of an uninterrupted run.
+    strangers
+        Folder with a subfolder of images for each kind that is unlike the data set (`Strangers.read`).
 
     Returns
     -------
@@ -65,11 +68,15 @@ def train(
     images = read_dataset(data, ("train", "val"))
     drawn = None if masks is None else find_masks(masks, images)
     config = replace(config, lungs=drawn is not None)
+    strange = Strangers.read(strangers, config.size, images) if strangers else None
     split = split_by_blocks(images, config.val_fraction, config.holdout_fraction, config.fold)
     network = _build(config, replicas)
     training, validation, holdout = (Part.read([images[i] for i in rows], config.size, drawn) for rows in split)
     facts = _facts(config, images, drawn)
     identity = {**facts["config"], "data": facts["data"], "masks": facts["masks"], "backend": keras.backend.backend()}
+    if strange:
+        facts["strangers"] = strange.facts()
+        identity["strangers"] = strange.fingerprint
     partial = run.with_name(run.name + ".partial")
     unfinished = partial / "training"
     if replicas.is_chief:
@@ -84,7 +91,7 @@ def train(
         facts |= {"history": state.history, "seconds": round(state.seconds, 1)}
         plain = config.build()  # in single precision, on one device
         plain.set_weights(network.get_weights())
-        return _finish(partial, run, plain, (training, validation, holdout), facts)
+        return _finish(partial, run, plain, (training, validation, holdout), facts, strange)
 
 
 def _check_target(run: Path) -> None:
@@ -123,12 +130,13 @@ def _build(config: TrainConfig, replicas: Replicas) -> keras.Model:
 
 
 def _finish(
-    partial: Path, run: Path, network: keras.Model, parts: tuple[Part, Part, Part], facts: dict[str, Any]
-) -> dict[str, Any]:
+    partial: Path, run: Path, network: keras.Model, parts: tuple[Part, Part, Part], facts: dict[str, Any],
+    strangers: Strangers | None,
+) -> dict[str, Any]:  # fmt: skip
     """Write the run in its unfinished folder and move it to its place."""
     from cxr_edge.train.fit.record import write_run
 
-    record = write_run(partial, network, *parts, facts)
+    record = write_run(partial, network, *parts, facts, strangers.pixels if strangers else None)
     shutil.rmtree(partial / "training")
     shutil.rmtree(run, ignore_errors=True)
     partial.rename(run)

@@ -6,19 +6,27 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, overload
 
 from cxr_edge.runtime.bundles.fields import REQUIRED, Document, Rule, one_of
 from cxr_edge.runtime.choices import ENGINES
 from cxr_edge.runtime.errors import UsageError
 
-SCHEMA_VERSION = 1
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+SCHEMA_VERSION = 2
+#: Schemas that can be read. Schema 1 has no three-way operating points.
+READABLE = (1, 2)
 MANIFEST = "manifest.json"
 #: Maximum size of a manifest in bytes; usually it has 5,000.
 LARGEST_MANIFEST = 1_000_000
 REMEDY = "copy the whole bundle again, or export it again"
 #: Maximum length of a text field, and maximum side of an image in pixels.
 LONGEST_TEXT, LARGEST_SIDE = 10_000, 8192
+#: The answer between both classes at a three-way operating point.
+UNSURE = "UNSURE"
 #: Unknown sha256: the facts inside a file cannot contain the hash of the whole file.
 UNKNOWN_SHA256 = ""
 
@@ -72,11 +80,40 @@ class HeatmapGeometry:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold on the probability, and the rule by which it was chosen."""
+    """One or two thresholds on the probability p, and the rule by which they were chosen.
+
+    Attributes
+    ----------
+    threshold
+        The answer is the second class (pneumonia) if p ≥ threshold.
+    rule_out
+        None: all other images are of the first class (normal). Otherwise at most `threshold`: the answer is the first
+        class if p < rule_out, and `UNSURE` between both thresholds.
+    """
 
     name: Name
     threshold: Probability
     chosen: Text
+    rule_out: Probability | None = None
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """The thresholds at which the answer changes, ascending."""
+        return (self.threshold,) if self.rule_out is None else (self.rule_out, self.threshold)
+
+    @property
+    def rule(self) -> str:
+        """The thresholds in words."""
+        unsure = "" if self.rule_out is None else f", unsure from {self.rule_out:.4f}"
+        return f"p ≥ {self.threshold:.4f}{unsure}"
+
+    @overload
+    def answer(self, probability: float) -> int: ...
+    @overload
+    def answer(self, probability: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]: ...
+    def answer(self, probability: Any) -> Any:
+        """The index in `Manifest.answers` of a probability or of (N,) probabilities: the thresholds it reaches."""
+        return sum(probability >= threshold for threshold in self.thresholds)
 
 
 @dataclass(frozen=True)
@@ -144,11 +181,12 @@ class Manifest:
         if len(text) > LARGEST_MANIFEST:
             raise document.error("", f"{len(text)} bytes", f"at most {LARGEST_MANIFEST}")
         data = document.parse(text)
-        if isinstance(data, dict) and data.get("schema_version") != SCHEMA_VERSION:
+        if isinstance(data, dict) and data.get("schema_version") not in READABLE:
             found, remedy = json.dumps(data.get("schema_version"))[:20], "upgrade cxr-edge, or export the bundle again"
-            raise Document(name, remedy).error("schema_version", found, str(SCHEMA_VERSION))
+            raise Document(name, remedy).error("schema_version", found, " or ".join(map(str, READABLE)))
         manifest = document.build(cls, data)
         _check_unique(document, "operating_points", "name", (point.name for point in manifest.operating_points))
+        _check_order(document, manifest.operating_points)
         _check_unique(document, "files", "path", (file.path for file in manifest.all_files))
         if not embedded:
             for file in manifest.all_files:
@@ -161,6 +199,11 @@ class Manifest:
         """Every file of the manifest, including gradient and companions."""
         return (*self.files, *([self.gradient] if self.gradient else []), *self.companions)
 
+    def answers(self, point: OperatingPoint) -> tuple[str, ...]:
+        """The possible answers at an operating point, in the order of the probability."""
+        normal, pneumonia = self.classes
+        return (normal, pneumonia) if point.rule_out is None else (normal, UNSURE, pneumonia)
+
     def operating_point(self, name: str | None = None) -> OperatingPoint:
         """The operating point with this name; the default one if `name` is None. Raises UsageError if there is none."""
         for point in self.operating_points:
@@ -168,6 +211,14 @@ class Manifest:
                 return point
         known = ", ".join(point.name for point in self.operating_points)
         raise UsageError(f"no operating point {name!r} in this bundle; it has: {known}")
+
+
+def _check_order(document: Document, points: Iterable[OperatingPoint]) -> None:
+    """Refuse a lower threshold above the upper one."""
+    for row, point in enumerate(points):
+        if point.rule_out is not None and point.rule_out > point.threshold:
+            expected = f"at most the threshold {point.threshold}"
+            raise document.error(f"operating_points[{row}].rule_out", str(point.rule_out), expected)
 
 
 def _check_unique(document: Document, field: str, key: str, names: Iterable[str]) -> None:

@@ -67,7 +67,7 @@ def test_a_run_is_evaluated_on_what_chose_its_thresholds(run, phantoms, tmp_path
     assert default["report"]["NORMAL"]["recall"] == default["metrics"]["specificity"]
     assert default["report"]["PNEUMONIA"]["precision"] == default["metrics"]["precision"]
     assert sum(each["images"] for each in found["calibration"]["reliability"]) == found["data"]["images"]
-    assert [p["name"] for p in found["operating_points"]] == ["balanced", "screening", "confirm"]
+    assert [p["name"] for p in found["operating_points"]] == ["balanced", "screening", "confirm", "triage"]
     assert found["operating_points"][1]["metrics"]["sensitivity"]["value"] >= 0.98
     assert found["operating_points"][2]["metrics"]["specificity"]["value"] >= 0.98
     assert {*PERTURBATIONS, "bacteria against normal"} <= {proxy["name"] for proxy in found["shift"]["proxies"]}
@@ -95,7 +95,7 @@ def test_heatmaps_are_put_to_the_test(run, phantoms, tmp_path, cli):
     network.save(tmp_path / "run" / "model.keras")
     record["model_sha256"] = sha256(tmp_path / "run" / "model.keras")
     for point in record["operating_points"]:
-        point["threshold"] = 0.0
+        point |= {"threshold": 0.0, "rule_out": None}
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     code, out, _ = cli("evaluate", tmp_path / "run", phantoms / "test", "-o", tmp_path / "report", "--no-shift")
     assert code == 0

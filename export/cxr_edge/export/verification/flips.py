@@ -32,7 +32,7 @@ class Flip:
 
 
 def find_flips(outputs: Outputs, reference: Outputs, points: Sequence[OperatingPoint]) -> list[Flip]:
-    """Images with different answers at any operating point, the largest change first; NaN always counts as different."""
+    """Images with different answers at any operating point, the largest change first; NaN always differs."""
     flips = []
     for row, (mine, theirs) in enumerate(
         zip(outputs.probability.tolist(), reference.probability.tolist(), strict=True)

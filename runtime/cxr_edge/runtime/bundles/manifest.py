@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 SCHEMA_VERSION = 2
-#: Schemas that can be read. Schema 1 has no three-way operating points.
-READABLE = (1, 2)
+#: Schemas that can be read. Files of schema 1 have no three-way operating points.
+READABLE_SCHEMAS = (1, SCHEMA_VERSION)
 MANIFEST = "manifest.json"
 #: Maximum size of a manifest in bytes; usually it has 5,000.
 LARGEST_MANIFEST = 1_000_000
@@ -181,9 +181,9 @@ class Manifest:
         if len(text) > LARGEST_MANIFEST:
             raise document.error("", f"{len(text)} bytes", f"at most {LARGEST_MANIFEST}")
         data = document.parse(text)
-        if isinstance(data, dict) and data.get("schema_version") not in READABLE:
+        if isinstance(data, dict) and data.get("schema_version") not in READABLE_SCHEMAS:
             found, remedy = json.dumps(data.get("schema_version"))[:20], "upgrade cxr-edge, or export the bundle again"
-            raise Document(name, remedy).error("schema_version", found, " or ".join(map(str, READABLE)))
+            raise Document(name, remedy).error("schema_version", found, " or ".join(map(str, READABLE_SCHEMAS)))
         manifest = document.build(cls, data)
         _check_unique(document, "operating_points", "name", (point.name for point in manifest.operating_points))
         _check_order(document, manifest.operating_points)

@@ -39,13 +39,16 @@ class Prediction:
     Attributes
     ----------
     label
-        `PNEUMONIA` if `probability` ≥ `threshold`, else `NORMAL` (the manifest's classes).
+        `PNEUMONIA` if `probability` ≥ `threshold`, else `NORMAL` (the manifest's classes). At a three-way operating
+        point, `UNSURE` if `probability` is below `threshold` but not below `rule_out`.
     probability
         Probability of pneumonia in [0, 1], after temperature scaling.
     logit
         Logit before temperature scaling.
     operating_point, threshold
         Name and threshold of the decision rule.
+    rule_out
+        Lower threshold of a three-way operating point; None if there are two answers.
     heatmap
         (7, 7) float32 ≥ 0: Grad-CAM, the positive contribution of each cell to the logit.
     novelty
@@ -75,6 +78,7 @@ class Prediction:
     logit: float
     operating_point: str
     threshold: float
+    rule_out: float | None
     heatmap: FloatArray
     novelty: float
     in_distribution: bool
@@ -93,6 +97,7 @@ class Prediction:
             "logit": self.logit,
             "operating_point": self.operating_point,
             "threshold": self.threshold,
+            "rule_out": self.rule_out,
             "novelty": self.novelty,
             "in_distribution": self.in_distribution,
             "unlike": self.unlike,
@@ -317,11 +322,12 @@ class Predictor:
         point = self.operating_point
         timings = {stage: 1e3 * s for stage, s in seconds.items()}
         return Prediction(
-            label=self.manifest.classes[int(probability >= point.threshold)],
+            label=self.manifest.answers(point)[point.answer(probability)],
             probability=probability,
             logit=float(outputs.logit[row]),
             operating_point=point.name,
             threshold=point.threshold,
+            rule_out=point.rule_out,
             heatmap=outputs.heatmap[row],
             novelty=novelty,
             in_distribution=novelty <= limit,
@@ -420,7 +426,10 @@ def packaged_model() -> Path:
 def _caption(prediction: Prediction) -> str:
     known = prediction.unlike not in (None, UNKNOWN)
     doubt = "" if prediction.in_distribution else "  UNLIKE THE TRAINING SET" + f" ({prediction.unlike})" * known
-    decision = f"{prediction.label}  p={prediction.probability:.3f}  threshold={prediction.threshold:.3f}{doubt}"
+    unsure = "" if prediction.rule_out is None else f"{prediction.rule_out:.3f}-"
+    decision = (
+        f"{prediction.label}  p={prediction.probability:.3f}  threshold={unsure}{prediction.threshold:.3f}{doubt}"
+    )
     return decision if prediction.lungs is None else f"{decision}\n{_about_lungs(prediction)}"
 
 

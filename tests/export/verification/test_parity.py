@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from cxr_edge.common.statistics import calibration_error, roc_auc
+from cxr_edge.export.verification.flips import find_flips
 from cxr_edge.export.verification.gates import DEFAULTS, HIGHEST, LEAST, Gate, check, load_gates
-from cxr_edge.export.verification.parity import compare, dice, rank_correlation, top_overlap
+from cxr_edge.export.verification.parity import compare, count_flips, dice, rank_correlation, top_overlap
 from cxr_edge.runtime import UsageError
 from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract, Manifest, ModelFile, OperatingPoint
 from cxr_edge.runtime.engines import Outputs
@@ -48,6 +49,28 @@ def test_paired_statistics_and_calibration_are_of_the_same_images(outputs, label
     assert parity.brier_delta == brier(labels, shifted.probability) - brier(labels, outputs.probability) > 0
     same = compare(FILE, "CPU", outputs, outputs, labels, MANIFEST)
     assert same.delong_p == 1 and set(same.mcnemar_p.values()) == {1} and same.brier_delta == 0
+
+
+def test_a_flip_is_any_change_of_three_answers(outputs):
+    point = OperatingPoint("triage", 0.7, "x", rule_out=0.3)
+    reference = replace(outputs, probability=np.array([0.1, 0.1, 0.5, 0.5, 0.5, 0.9, 0.9, 0.9]))
+    file = replace(outputs, probability=np.array([0.2, 0.4, 0.2, 0.6, 0.8, 0.8, 0.5, np.nan]))
+    assert count_flips(file, reference, point) == 5
+    flips = find_flips(file, reference, [point, POINTS[0]])
+    crossed = {flip.row: flip.thresholds for flip in flips}
+    assert crossed.keys() == {1, 2, 4, 6, 7}
+    assert crossed[1] == {"triage": 0.3} and crossed[4] == {"triage": 0.7}
+    assert crossed[2] == {"triage": 0.3, "balanced": 0.5}
+
+
+def test_an_unsure_answer_is_not_a_right_one(outputs, labels):
+    point = OperatingPoint("triage", 0.7, "x", rule_out=0.3)
+    manifest = replace(MANIFEST, operating_points=(*POINTS, point))
+    right = replace(outputs, probability=np.where(labels == 1, 0.9, 0.1))
+    unsure = replace(right, probability=np.where(np.arange(400) < 20, 0.4 + 0.2 * labels, right.probability))
+    parity = compare(FILE, "CPU", unsure, right, labels, manifest)
+    assert parity.flips == {"balanced": 0, "screening": int((labels[:20] == 0).sum()), "triage": 20}
+    assert parity.mcnemar_p["triage"] < 1e-4 and parity.mcnemar_p["balanced"] == 1
 
 
 def test_every_gate_holds_what_it_is_called_by(outputs, labels):

@@ -1,7 +1,9 @@
 """Every field of the manifest is checked; errors say which, what was found, what was expected and what to do."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from cxr_edge.runtime import Bundle, BundleError
@@ -24,6 +26,25 @@ def changed(path, value):
     else:
         place[key] = value
     return json.dumps(data)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_both_schemas_are_read(version):
+    manifest = Manifest.from_json(changed(["schema_version"], version), "manifest.json")
+    assert manifest.schema_version == version
+    assert all(point.rule_out is None for point in manifest.operating_points)
+
+
+def test_an_operating_point_has_two_or_three_answers():
+    manifest = Manifest.from_json(changed(["operating_points", 1, "rule_out"], 0.1), "manifest.json")
+    plain, three_way = manifest.operating_points[0], replace(manifest.operating_points[1], threshold=0.5)
+    assert manifest.answers(plain) == ("NORMAL", "PNEUMONIA")
+    assert manifest.answers(three_way) == ("NORMAL", "UNSURE", "PNEUMONIA")
+    shown = [manifest.answers(three_way)[three_way.answer(p)] for p in (0.0, 0.0999, 0.1, 0.4999, 0.5, 1.0)]
+    assert shown == ["NORMAL", "NORMAL", "UNSURE", "UNSURE", "PNEUMONIA", "PNEUMONIA"]
+    assert three_way.answer(np.array([0.0, 0.1, 0.5])).tolist() == [0, 1, 2]
+    assert plain.answer(np.array([0.0, plain.threshold])).tolist() == [0, 1]
+    assert three_way.rule == "p ≥ 0.5000, unsure from 0.1000" and plain.rule == f"p ≥ {plain.threshold:.4f}"
 
 
 def test_it_survives_json():
@@ -69,6 +90,9 @@ def test_kinds_of_outliers_are_new_in_schema_2():
         (["operating_points", 0, "threshold"], -0.1, "operating_points[0].threshold", "a number in [0, 1]"),
         (["operating_points", 0, "threshold"], "0.5", "operating_points[0].threshold", 'found "0.5"'),
         (["operating_points", 0, "threshold"], None, "operating_points[0].threshold", "found null"),
+        (["operating_points", 0, "rule_out"], -0.1, "operating_points[0].rule_out", "a number in [0, 1]"),
+        (["operating_points", 0, "rule_out"], 0.9, "operating_points[0].rule_out", "found 0.9, expected at most the"),
+        (["operating_points", 0, "rule_out"], "x", "operating_points[0].rule_out", 'found "x"'),
         (["operating_points", 0, "chosen"], "a\x1b[2J", "operating_points[0].chosen", "printable text on one line"),
         (["operating_points", 0, "name"], "screening", "operating_points", "two entries of the name 'screening'"),
         (["novelty_threshold"], -1, "novelty_threshold", "a number ≥ 0"),

@@ -67,9 +67,17 @@ def test_a_run_is_evaluated_on_what_chose_its_thresholds(run, phantoms, tmp_path
     assert default["report"]["NORMAL"]["recall"] == default["metrics"]["specificity"]
     assert default["report"]["PNEUMONIA"]["precision"] == default["metrics"]["precision"]
     assert sum(each["images"] for each in found["calibration"]["reliability"]) == found["data"]["images"]
-    assert [p["name"] for p in found["operating_points"]] == ["balanced", "screening", "confirm"]
+    assert [p["name"] for p in found["operating_points"]] == ["balanced", "screening", "confirm", "triage"]
     assert found["operating_points"][1]["metrics"]["sensitivity"]["value"] >= 0.98
     assert found["operating_points"][2]["metrics"]["specificity"]["value"] >= 0.98
+    triage = found["operating_points"][3]
+    assert triage["rule_out"] <= triage["threshold"]
+    assert 0 <= triage["triage"]["unsure"]["value"] < 1 and default["triage"] is None
+    decided = sum(triage["confusion"].values())
+    assert decided == round((1 - triage["triage"]["unsure"]["value"]) * found["data"]["images"])
+    shares = {proxy["name"]: proxy["ece"]["value"] for proxy in found["shift"]["proxies"] if proxy["kind"] != "stratum"}
+    assert shares[found["shift"]["worst_calibration"]] == max(shares.values())
+    assert shares["as they are"] == pytest.approx(found["metrics"]["ece"]["value"])
     assert {*PERTURBATIONS, "bacteria against normal"} <= {proxy["name"] for proxy in found["shift"]["proxies"]}
     unchanged = found["shift"]["proxies"][0]
     assert unchanged["auc"] == pytest.approx(expected["auc"])
@@ -78,6 +86,8 @@ def test_a_run_is_evaluated_on_what_chose_its_thresholds(run, phantoms, tmp_path
 
     page = Page(text := (tmp_path / "report" / "report.html").read_text())
     assert not page.outside
+    assert "pneumonia among those ruled out" in text and "Confusion matrix, triage" in page.pictures
+    assert ("One appearance cluster left out" in text) == bool(found["shift"]["clusters"])
     assert {"Loss and AUC by epoch", "ROC curve", "Reliability", "Threshold sweep", "Confusion matrix, confirm"} <= set(
         page.pictures
     )
@@ -95,7 +105,7 @@ def test_heatmaps_are_put_to_the_test(run, phantoms, tmp_path, cli):
     network.save(tmp_path / "run" / "model.keras")
     record["model_sha256"] = sha256(tmp_path / "run" / "model.keras")
     for point in record["operating_points"]:
-        point["threshold"] = 0.0
+        point |= {"threshold": 0.0, "rule_out": None}
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     code, out, _ = cli("evaluate", tmp_path / "run", phantoms / "test", "-o", tmp_path / "report", "--no-shift")
     assert code == 0

@@ -5,10 +5,13 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from cxr_edge.common.statistics import calibration_error, equal_width_bins
+from cxr_edge.runtime.bundles.bundle import OperatingPoint
 from cxr_edge.train.evaluation.metrics import (
     Cases,
+    Estimate,
     _weighted_decisions,
     _weighted_scores,
+    calibration,
     classification_report,
     confusion,
     decision_metrics,
@@ -17,6 +20,7 @@ from cxr_edge.train.evaluation.metrics import (
     rank_index,
     reliability,
     score_metrics,
+    triage_metrics,
 )
 from cxr_edge.train.fit.calibrate import to_probability
 
@@ -175,3 +179,29 @@ def test_five_thousand_images_take_seconds():
     score_metrics(cases)
     decision_metrics(cases, 0.5)
     assert time.process_time() - start < 20
+
+
+def test_calibration_is_that_of_all_scores():
+    cases = some_cases()
+    assert calibration(cases) == score_metrics(cases)["ece"]
+
+
+def test_triage_counts_what_it_leaves_open_and_what_it_gets_wrong():
+    cases = some_cases(400)
+    point = OperatingPoint("triage", 0.7, "by hand", rule_out=0.2)
+    found = triage_metrics(cases, point, 50)
+    out, ruled_in = cases.probability < 0.2, cases.probability >= 0.7
+    assert found.unsure.value == pytest.approx((~out & ~ruled_in).mean())
+    assert found.missed.value == pytest.approx(cases.labels[out].mean())
+    assert found.false_alarms.value == pytest.approx(1 - cases.labels[ruled_in].mean())
+    for estimate in (found.unsure, found.missed, found.false_alarms):
+        assert 0 < estimate.value < 1 and estimate.low <= estimate.value <= estimate.high
+
+
+def test_triage_that_answers_nothing_has_no_errors():
+    cases = some_cases()
+    found = triage_metrics(cases, OperatingPoint("triage", 1.0, "by hand", rule_out=0.0), 50)
+    assert found.unsure.value == 1
+    assert found.missed == found.false_alarms == Estimate(None, None, None)
+    nobody = cases.only(np.zeros(len(cases.labels), bool))
+    assert set(decision_metrics(nobody, 0.5, 50).values()) == {Estimate(None, None, None)}

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -6,9 +7,13 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from cxr_edge.common.dataset import LabelledImage, read_dataset, read_pixels
+from cxr_edge.common.statistics import calibration_error
 from cxr_edge.runtime.imaging.image import read_image
+from cxr_edge.train.data.appearance import appearance_clusters
 from cxr_edge.train.data.patients import patient_of
 from cxr_edge.train.data.perturbations import PERTURBATIONS, perturb
+from cxr_edge.train.evaluation.crossfit import leave_clusters_out
+from cxr_edge.train.evaluation.metrics import Estimate
 from cxr_edge.train.evaluation.shift import BLOCKS, Proxy, Shift, measure_shift, strata
 from cxr_edge.train.fit.calibrate import to_probability
 
@@ -63,7 +68,7 @@ def test_proxies_are_measured_on_what_they_name(images, pixels):
     steps = []
     shift = measure_shift(brightness, images, pixels, threshold=0.4, temperature=2.0, step=steps.append)
     found = {proxy.name: proxy for proxy in shift.proxies}
-    assert set(steps) == {"as they are", *PERTURBATIONS}
+    assert set(steps) == {"as they are", *PERTURBATIONS, "appearance clusters"}
     for name, seen in (("as they are", pixels), ("gamma 1.4", perturb(pixels, PERTURBATIONS["gamma 1.4"]))):
         logit = brightness(seen)
         decided = to_probability(logit, 2.0) >= 0.4
@@ -71,9 +76,25 @@ def test_proxies_are_measured_on_what_they_name(images, pixels):
         assert found[name].auc == pytest.approx(roc_auc_score(labels, logit))
         assert found[name].sensitivity == pytest.approx(decided[labels == 1].mean())
         assert found[name].specificity == pytest.approx(1 - decided[labels == 0].mean())
+        assert found[name].ece.value == pytest.approx(calibration_error(labels, to_probability(logit, 2.0)))
     assert found["gamma 1.4"].sensitivity < found["as they are"].sensitivity
     json.dumps([proxy.auc for proxy in shift.proxies], allow_nan=False)
     assert shift.worst.auc == min(p.auc for p in shift.proxies if p.auc is not None)
+
+
+def test_appearance_clusters_are_left_out_with_every_version(phantoms):
+    images = read_dataset(phantoms)
+    seen = read_pixels(images)
+    seen[::2] = perturb(seen[::2], PERTURBATIONS["blur, sigma 1.5 pixels"])
+    shift = measure_shift(brightness, images, seen, 0.5, 1.0)
+    assert len(shift.clusters) >= 2 and sum(each.images for each in shift.clusters) == len(images)
+    labels = np.array([image.label for image in images])
+    alone = leave_clusters_out(
+        labels, [brightness(seen)], np.array([patient_of(i.path) for i in images]), appearance_clusters(seen, labels)
+    )
+    assert [each.metrics["roc_auc"] for each in alone] == [each.metrics["roc_auc"] for each in shift.clusters]
+    # The perturbations change the thresholds.
+    assert [each.threshold for each in alone] != [each.threshold for each in shift.clusters]
 
 
 def test_strata_part_patients_and_causes(phantoms):
@@ -139,6 +160,10 @@ def test_a_stratum_of_one_class_has_no_auc_and_is_not_the_worst(images, pixels):
 
 
 def test_the_worst_is_named_by_ranking_and_by_decisions():
-    ranking, decisions = Proxy("ranking", "stratum", 9, 0.6, 0.9, 0.9), Proxy("decisions", "stratum", 9, 0.9, 1.0, 0.1)
-    shift = Shift((Proxy("as they are", "none", 9, 0.99, 0.9, 0.9), ranking, decisions))
+    low, high = Estimate(0.1, 0.05, 0.2), Estimate(0.3, 0.2, 0.4)
+    ranking = Proxy("ranking", "stratum", 9, 0.6, 0.9, 0.9, high)
+    decisions = Proxy("decisions", "stratum", 9, 0.9, 1.0, 0.1, low)
+    calibration = Proxy("calibration", "perturbation", 9, 0.9, 0.9, 0.9, replace(high, value=0.2))
+    shift = Shift((Proxy("as they are", "none", 9, 0.99, 0.9, 0.9, low), ranking, decisions, calibration), ())
     assert (shift.worst, shift.worst_decisions) == (ranking, decisions)
+    assert shift.worst_calibration == calibration  # of all images, not of a stratum

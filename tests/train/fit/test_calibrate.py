@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from cxr_edge.train.fit.calibrate import (
-    BALANCED,
     TARGET,
     fit_temperature,
     operating_points,
@@ -48,7 +47,6 @@ def test_probability_is_what_the_graph_gives():
 def test_a_threshold_leaves_room_on_both_sides():
     for point in operating_points(np.array([0, 0, 1, 1]), np.array([0.1, 0.3, 0.7, 0.9])):
         assert point.threshold == pytest.approx(0.5)
-    assert "sensitivity" in point.chosen or "specificity" in point.chosen
 
 
 def at(labels, probability, threshold):
@@ -61,8 +59,8 @@ def at(labels, probability, threshold):
 def test_points_hold_what_they_promise_and_no_neighbour_does_better(seed):
     labels, logit = scored(500, seed)
     probability = to_probability(logit, 1.0)
-    balanced, screening, confirm = operating_points(labels, probability)
-    assert [p.name for p in (balanced, screening, confirm)] == ["balanced", "screening", "confirm"]
+    _, screening, confirm, _ = points = operating_points(labels, probability)
+    assert [point.name for point in points] == ["balanced", "screening", "confirm", "triage"]
     assert at(labels, probability, screening.threshold)[0] >= TARGET
     assert at(labels, probability, confirm.threshold)[1] >= TARGET
     candidates = np.append(np.unique(probability), 2)
@@ -72,15 +70,50 @@ def test_points_hold_what_they_promise_and_no_neighbour_does_better(seed):
         assert candidate >= confirm.threshold or specificity < TARGET
 
 
-def test_balanced_is_sensitive_where_the_network_can_be_specific_too():
+@pytest.mark.parametrize("gap", [9.0, 1.0, 0.0])
+def test_balanced_leans_to_neither_error(gap):
     labels, logit = scored(500)
-    strong, weak = (to_probability(logit + 9.0 * gap * labels, 1.0) for gap in (1, 0))
-    assert min(at(labels, strong, operating_points(labels, strong)[0].threshold)) >= min(BALANCED)
-    assert "96%" in operating_points(labels, strong)[0].chosen
-    point = operating_points(labels, weak)[0]
-    assert "sensitivity + specificity" in point.chosen
-    best = sum(at(labels, weak, point.threshold))
-    assert all(sum(at(labels, weak, candidate)) <= best + 1e-12 for candidate in np.unique(weak))
+    versions = [to_probability(logit + gap * labels + shift, 1.0) for shift in (0, 0.7, -0.4)]
+    point = operating_points(labels, *versions)[0]
+
+    def worst(threshold):
+        return min(min(at(labels, version, threshold)) for version in versions)
+
+    found = worst(point.threshold)
+    assert all(worst(candidate) <= found + 1e-12 for candidate in np.unique(np.concatenate(versions)))
+    assert "lesser of sensitivity and specificity" in point.chosen
+
+
+def test_balanced_takes_the_middle_of_equally_good_thresholds():
+    labels = np.array([0] * 10 + [1] * 10)
+    # One pneumonia lies below all normal images: from 0.3 to 0.7 the worst error rate is the same.
+    probability = np.array([0.02, 0.05, 0.1, 0.15, 0.2, 0.22, 0.24, 0.26, 0.28, 0.3] + [0.01] + [0.7] * 5 + [0.9] * 4)
+    assert operating_points(labels, probability)[0].threshold == pytest.approx(0.5)
+    # With a normal image between, the lesser rate is the same below it, but the other rate is not.
+    probability[9] = 0.6
+    assert operating_points(labels, probability)[0].threshold == pytest.approx(0.65)
+
+
+def test_triage_lies_between_screening_and_confirm():
+    labels, logit = scored(2000)
+    probability = to_probability(logit, 1.0)
+    _, screening, confirm, triage = operating_points(labels, probability)
+    assert screening.threshold < confirm.threshold
+    assert triage.thresholds == (screening.threshold, confirm.threshold)
+    assert "below the threshold of screening, PNEUMONIA from that of confirm" in triage.chosen
+    answer = triage.answer(probability)
+    assert set(answer.tolist()) == {0, 1, 2}
+    assert (answer[labels == 1] == 0).mean() <= 1 - TARGET and (answer[labels == 0] == 2).mean() <= 1 - TARGET
+
+
+def test_triage_of_a_strong_network_exchanges_both_thresholds():
+    labels = np.array([0] * 100 + [1] * 100)
+    probability = np.concatenate([np.linspace(0.1, 0.4, 99), [0.9], np.linspace(0.6, 0.95, 99), [0.2]])
+    _, screening, confirm, triage = operating_points(labels, probability)
+    assert screening.threshold > confirm.threshold
+    assert triage.thresholds == (confirm.threshold, screening.threshold)
+    answer = triage.answer(probability)
+    assert (answer[labels == 1] == 0).mean() <= 1 - TARGET and (answer[labels == 0] == 2).mean() <= 1 - TARGET
 
 
 def test_points_lie_between_neighbours_not_on_one():
@@ -88,12 +121,12 @@ def test_points_lie_between_neighbours_not_on_one():
     probability = to_probability(logit, 1.0)
     for point in operating_points(labels, probability):
         assert point.threshold not in probability
-        assert "held-out patients" in point.chosen
+        assert point.name == "triage" or "held-out patients" in point.chosen
 
 
 def test_a_healthy_patient_at_the_top_leaves_a_threshold_that_nobody_reaches():
     labels, probability = np.array([1, 1, 0]), np.array([0.2, 0.4, 1.0], np.float32)
-    _, screening, confirm = operating_points(labels, probability)
+    _, screening, confirm, _ = operating_points(labels, probability)
     assert np.isfinite(confirm.threshold) and not (probability >= confirm.threshold).any()
     assert (probability >= screening.threshold)[labels == 1].all()
 

@@ -127,8 +127,8 @@ SCHEDULES = ("cosine", "plateau")
 )
 @output_format("table", "json")
 def train(
-    data: Path, run: Path, masks: Path | None, strangers: Path | None, resume: bool, tensorboard: Path | None, track: bool,
-    format: str, **options: Any,
+    data: Path, run: Path, masks: Path | None, strangers: Path | None, resume: bool, tensorboard: Path | None,
+    track: bool, format: str, **options: Any,
 ) -> None:  # fmt: skip
     """Train a pneumonia classifier on DATA and write a run folder.
 
@@ -220,7 +220,7 @@ def evaluate(
 
     from cxr_edge.train.evaluation.evaluate import choose_images
     from cxr_edge.train.evaluation.evaluate import evaluate as measure
-    from cxr_edge.train.evaluation.report import PAGE, check_target, heatmap_rows, rows, write_report
+    from cxr_edge.train.evaluation.report import PAGE, check_target, heatmap_rows, rows, shift_rows, write_report
     from cxr_edge.train.evaluation.subject import open_subject
 
     check_target(report)
@@ -239,6 +239,8 @@ def evaluate(
         click.echo()
         emit(heatmap_rows(evaluation.faithfulness), format)
     if evaluation.shift:
+        click.echo()
+        emit(shift_rows(evaluation.shift), format)
         worst, decisions = evaluation.shift.worst, evaluation.shift.worst_decisions
         click.echo(f"worst proxies: AUC {worst.auc:.4f} ({worst.name}); decisions: {decisions.name}", err=True)
     click.echo(f"report: {report / PAGE}", err=True)

@@ -43,7 +43,7 @@ DESCRIPTION = (
 LICENSE = "Weights: the license of whoever trained them. cxr-edge, which exported them: Apache-2.0."
 #: Descriptions of the outputs.
 OUTPUTS = {
-    "probability": "Calibrated probability of pneumonia. Positive at or above the operating point in manifest.json.",
+    "probability": "Calibrated probability of pneumonia. manifest.json has the thresholds of each operating point.",
     "logit": "Logit of pneumonia, before temperature scaling.",
     "heatmap": "Grad-CAM: contribution of each cell to the logit, 0 or more. manifest.json says where the cells lie.",
     "novelty": "Distance from the training set; above novelty_threshold in manifest.json the image is unlike it.",

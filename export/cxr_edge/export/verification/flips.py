@@ -22,7 +22,7 @@ class Flip:
     reference, file
         Its probability by the trained network and by the file, in [0, 1].
     thresholds
-        Operating point -> threshold, where the decisions differ.
+        Operating point -> threshold (of two crossed ones the upper), where the answers differ.
     """
 
     row: int
@@ -32,13 +32,16 @@ class Flip:
 
 
 def find_flips(outputs: Outputs, reference: Outputs, points: Sequence[OperatingPoint]) -> list[Flip]:
-    """Images on different sides of any threshold, the largest change first; NaN always counts as different."""
+    """Images with different answers at any operating point, the largest change first; NaN always differs."""
     flips = []
     for row, (mine, theirs) in enumerate(
         zip(outputs.probability.tolist(), reference.probability.tolist(), strict=True)
     ):
         crossed = {
-            p.name: p.threshold for p in points if np.isnan(mine) or (mine >= p.threshold) != (theirs >= p.threshold)
+            point.name: threshold
+            for point in points
+            for threshold in point.thresholds
+            if np.isnan(mine) or (mine >= threshold) != (theirs >= threshold)
         }
         if crossed:
             flips.append(Flip(row, theirs, mine, crossed))

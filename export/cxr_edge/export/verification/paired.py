@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.common.statistics import Floats, Labels
 
 
-def mcnemar(labels: Labels, decided: npt.NDArray[np.bool_], expected: npt.NDArray[np.bool_]) -> float:
+def mcnemar(labels: Labels, decided: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
     """P-value of the hypothesis that two classifiers have equal error rates: McNemar's exact test (1947).
 
     Parameters
     ----------
     decided, expected
-        (N,) decisions for class 1 by each classifier.
+        (N,) answers of each classifier, right where they equal the label.
     """
     from scipy.stats import binomtest
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from cxr_edge.common.dataset import LabelledImage
 from cxr_edge.common.statistics import Floats, Labels, calibration_error, rank_correlations, roc_auc
 from cxr_edge.export.verification.paired import brier, delong, mcnemar
-from cxr_edge.runtime.bundles.bundle import Manifest, ModelFile
+from cxr_edge.runtime.bundles.bundle import Manifest, ModelFile, OperatingPoint
 from cxr_edge.runtime.engines import Outputs
 from cxr_edge.runtime.engines.base import OUTPUTS
 from cxr_edge.runtime.errors import DataError, ImageError
@@ -127,8 +127,7 @@ def compare(
     change = np.abs(outputs.probability - reference.probability)
     area = roc_auc(labels, outputs.logit)
     ece, squared = calibration_error(labels, outputs.probability), brier(labels, outputs.probability)
-    decisions = {p.name: (outputs.probability >= p.threshold, reference.probability >= p.threshold) for p in points}
-    decided, expected = decisions[points[0].name]
+    decided, expected = (each.probability >= points[0].threshold for each in (outputs, reference))
     sick, healthy = labels == 1, labels == 0
     return Parity(
         file=file,
@@ -137,8 +136,8 @@ def compare(
         logit_max=_largest(np.abs(outputs.logit - reference.logit)) if "logit" in given else None,
         probability_max=_largest(change),
         probability_p99=float(np.quantile(change, 0.99)),
-        flips={point.name: count_flips(outputs, reference, point.threshold) for point in points},
-        mcnemar_p={name: mcnemar(labels, *pair) for name, pair in decisions.items()},
+        flips={point.name: count_flips(outputs, reference, point) for point in points},
+        mcnemar_p={point.name: _mcnemar_at(point, outputs, reference, labels) for point in points},
         auc=area,
         auc_delta=area - roc_auc(labels, reference.logit),
         auc_interval=auc_delta_interval(labels, outputs.logit, reference.logit),
@@ -158,10 +157,16 @@ def compare(
     )
 
 
-def count_flips(outputs: Outputs, reference: Outputs, threshold: float) -> int:
-    """Number of images on different sides of a threshold; NaN always counts as a flip."""
-    decided = outputs.probability >= threshold
-    return int(np.sum((decided != (reference.probability >= threshold)) | np.isnan(outputs.probability)))
+def count_flips(outputs: Outputs, reference: Outputs, point: OperatingPoint) -> int:
+    """Number of images with different answers at an operating point; NaN always counts as a flip."""
+    differ = point.answer(outputs.probability) != point.answer(reference.probability)
+    return int(np.sum(differ | np.isnan(outputs.probability)))
+
+
+def _mcnemar_at(point: OperatingPoint, outputs: Outputs, reference: Outputs, labels: Labels) -> float:
+    """McNemar's test at an operating point; an answer is right if it is the class, so `UNSURE` is not."""
+    right = labels * len(point.thresholds)
+    return mcnemar(right, point.answer(outputs.probability), point.answer(reference.probability))
 
 
 def _novelty_flips(outputs: Outputs, reference: Outputs, threshold: float) -> int:

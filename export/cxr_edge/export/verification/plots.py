@@ -38,11 +38,11 @@ def draw_probabilities(reference: FloatArray, file: FloatArray, points: Sequence
     def draw(axes: Any) -> None:
         axes.grid(alpha=0.3)
         x, y = (np.clip(np.nan_to_num(p, nan=0.5), *PROBABILITY_LIMITS) for p in (reference, file))
-        flipped = np.any([(x >= p.threshold) != (y >= p.threshold) for p in points], axis=0)
+        flipped = np.any([point.answer(x) != point.answer(y) for point in points], axis=0)
         axes.plot(PROBABILITY_LIMITS, PROBABILITY_LIMITS, color=GREY, linestyle=":", linewidth=1)
-        for point in points:
-            axes.axvline(point.threshold, color=GREY, linewidth=0.7)
-            axes.axhline(point.threshold, color=GREY, linewidth=0.7)
+        for threshold in {threshold for point in points for threshold in point.thresholds}:
+            axes.axvline(threshold, color=GREY, linewidth=0.7)
+            axes.axhline(threshold, color=GREY, linewidth=0.7)
         axes.scatter(x[~flipped], y[~flipped], s=8, color=BLUE, alpha=0.5, linewidths=0)
         axes.scatter(x[flipped], y[flipped], s=18, color=RED, linewidths=0, label=f"flipped: {int(flipped.sum())}")
         for axis in ("x", "y"):

@@ -63,7 +63,7 @@ def compare_loaders(
                 pixel_max=int(difference.max()),
                 pixel_mean=float(difference.mean()),
                 probability_max=float(np.abs(change - ours.probability).max()),
-                flips=int(np.sum((change >= point.threshold) != (ours.probability >= point.threshold))),
+                flips=int(np.sum(point.answer(change) != point.answer(ours.probability))),
             )
         )
     return results

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from cxr_edge.runtime.bundles.manifest import Manifest, ModelFile
+from cxr_edge.runtime.bundles.manifest import Manifest, ModelFile, OperatingPoint
 
 Json = dict[str, Any]
 DESCRIPTION = "Decides whether a frontal chest radiograph resembles those labelled pneumonia in its training data."
@@ -73,7 +73,7 @@ def _model(manifest: Manifest) -> Json:
                 "technicalLimitations": list(LIMITATIONS),
             },
             "properties": [
-                _property(f"operating_point:{point.name}", f"p >= {point.threshold}: {point.chosen}")
+                _property(f"operating_point:{point.name}", f"{_rule(point)}: {point.chosen}")
                 for point in manifest.operating_points
             ],
         },
@@ -83,6 +83,11 @@ def _model(manifest: Manifest) -> Json:
             if name in manifest.training
         ],
     }
+
+
+def _rule(point: OperatingPoint) -> str:
+    unsure = "" if point.rule_out is None else f", unsure from {point.rule_out}"
+    return f"p >= {point.threshold}{unsure}"
 
 
 def _file(file: ModelFile) -> Json:

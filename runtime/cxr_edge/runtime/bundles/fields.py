@@ -13,7 +13,7 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from cxr_edge.runtime.errors import BundleError
 
@@ -24,6 +24,8 @@ MAX_DEPTH = 32
 QUOTED = 60
 #: Metadata of a field whose default is for Python only: JSON must contain it.
 REQUIRED = {"required": True}
+#: Origins of `X | None`; before Python 3.14, that of `Annotated[X, ...] | None` is not `UnionType`.
+OPTIONAL = (Union, UnionType)
 TYPES: Mapping[type, str] = {str: "text", int: "a whole number", bool: "true or false"}
 
 
@@ -108,7 +110,7 @@ class Document:
             if not rule.holds(built):
                 raise self.error(field, _quote(value), rule.expected)
             return built
-        if get_origin(kind) is UnionType:  # X | None
+        if get_origin(kind) in OPTIONAL:  # X | None
             return None if value is None else self._value(get_args(kind)[0], value, field)
         if get_origin(kind) is tuple and isinstance(value, list):
             item = get_args(kind)[0]
@@ -154,7 +156,7 @@ def _expected(kind: Any) -> str:
     """Description of a type."""
     if get_origin(kind) is Annotated:
         return str(get_args(kind)[1].expected)
-    if get_origin(kind) is UnionType:
+    if get_origin(kind) in OPTIONAL:
         return f"{_expected(get_args(kind)[0])} or null"
     if get_origin(kind) is tuple:
         return "a list"

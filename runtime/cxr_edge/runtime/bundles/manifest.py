@@ -6,14 +6,18 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, overload
 
 from cxr_edge.runtime.bundles.fields import REQUIRED, Document, Rule, one_of
 from cxr_edge.runtime.choices import ENGINES
 from cxr_edge.runtime.errors import UsageError
 
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
 SCHEMA_VERSION = 2
-#: Schemas that can be read. Manifests of schema 1 lack the fields with a default: their files have no lungs.
+#: Schemas that can be read. Manifests of schema 1 lack the fields with a default: no lungs, no kinds, no triage.
 READABLE = (1, SCHEMA_VERSION)
 MANIFEST = "manifest.json"
 #: Maximum size of a manifest in bytes; usually it has 5,000.
@@ -21,6 +25,8 @@ LARGEST_MANIFEST = 1_000_000
 REMEDY = "copy the whole bundle again, or export it again"
 #: Maximum length of a text field, and maximum side of an image in pixels.
 LONGEST_TEXT, LARGEST_SIDE = 10_000, 8192
+#: The answer between both classes at a three-way operating point.
+UNSURE = "UNSURE"
 #: Unknown sha256: the facts inside a file cannot contain the hash of the whole file.
 UNKNOWN_SHA256 = ""
 
@@ -82,11 +88,40 @@ class LungGrid:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold on the probability, and the rule by which it was chosen."""
+    """One or two thresholds on the probability p, and the rule by which they were chosen.
+
+    Attributes
+    ----------
+    threshold
+        The answer is the second class (pneumonia) if p ≥ threshold.
+    rule_out
+        None: all other images are of the first class (normal). Otherwise at most `threshold`: the answer is the first
+        class if p < rule_out, and `UNSURE` between both thresholds.
+    """
 
     name: Name
     threshold: Probability
     chosen: Text
+    rule_out: Probability | None = None
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """The thresholds at which the answer changes, ascending."""
+        return (self.threshold,) if self.rule_out is None else (self.rule_out, self.threshold)
+
+    @property
+    def rule(self) -> str:
+        """The thresholds in words."""
+        unsure = "" if self.rule_out is None else f", unsure from {self.rule_out:.4f}"
+        return f"p ≥ {self.threshold:.4f}{unsure}"
+
+    @overload
+    def answer(self, probability: float) -> int: ...
+    @overload
+    def answer(self, probability: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]: ...
+    def answer(self, probability: Any) -> Any:
+        """The index in `Manifest.answers` of a probability or of (N,) probabilities: the thresholds it reaches."""
+        return sum(probability >= threshold for threshold in self.thresholds)
 
 
 @dataclass(frozen=True)
@@ -108,8 +143,8 @@ class Manifest:
     `companions` have other inputs or outputs and serve other clients; the runtime does not use them. `training` and
     `calibration` record provenance (data fingerprint, split, seed, versions) and are not interpreted. The first
     operating point is the default. An image with a novelty above the threshold is not in distribution. `novelty_kinds`
-    names the columns of the output `unlike`; it is empty if the files lack this output. Without `lungs` the files do not
-    have the output `lungs`.
+    names the columns of the output `unlike`; it is empty if the files lack this output. `lungs` is None if the files
+    lack the output `lungs`.
     """
 
     name: Name
@@ -165,6 +200,7 @@ class Manifest:
             raise Document(name, remedy).error("schema_version", found, " or ".join(map(str, READABLE)))
         manifest = document.build(cls, data)
         _check_unique(document, "operating_points", "name", (point.name for point in manifest.operating_points))
+        _check_order(document, manifest.operating_points)
         _check_unique(document, "files", "path", (file.path for file in manifest.all_files))
         if not embedded:
             for file in manifest.all_files:
@@ -177,6 +213,11 @@ class Manifest:
         """Every file of the manifest, including gradient and companions."""
         return (*self.files, *([self.gradient] if self.gradient else []), *self.companions)
 
+    def answers(self, point: OperatingPoint) -> tuple[str, ...]:
+        """The possible answers at an operating point, in the order of the probability."""
+        normal, pneumonia = self.classes
+        return (normal, pneumonia) if point.rule_out is None else (normal, UNSURE, pneumonia)
+
     def operating_point(self, name: str | None = None) -> OperatingPoint:
         """The operating point with this name; the default one if `name` is None. Raises UsageError if there is none."""
         for point in self.operating_points:
@@ -184,6 +225,14 @@ class Manifest:
                 return point
         known = ", ".join(point.name for point in self.operating_points)
         raise UsageError(f"no operating point {name!r} in this bundle; it has: {known}")
+
+
+def _check_order(document: Document, points: Iterable[OperatingPoint]) -> None:
+    """Refuse a lower threshold above the upper one."""
+    for row, point in enumerate(points):
+        if point.rule_out is not None and point.rule_out > point.threshold:
+            expected = f"at most the threshold {point.threshold}"
+            raise document.error(f"operating_points[{row}].rule_out", str(point.rule_out), expected)
 
 
 def _check_unique(document: Document, field: str, key: str, names: Iterable[str]) -> None:

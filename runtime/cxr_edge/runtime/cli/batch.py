@@ -24,8 +24,8 @@ from cxr_edge.runtime.files import open_atomically, write_atomically
 
 #: Columns of a CSV file, whatever fields its rows have.
 COLUMNS = (
-    "path", "label", "probability", "logit", "operating_point", "threshold", "novelty", "in_distribution", "unlike",
-    "lungs_found", "evidence_in_lungs", "error",
+    "path", "label", "probability", "logit", "operating_point", "threshold", "rule_out", "novelty", "in_distribution",
+    "unlike", "lungs_found", "evidence_in_lungs", "error",
 )  # fmt: skip
 
 

@@ -78,7 +78,7 @@ def _signature(bundle: Bundle, trusted: Path | None) -> str:
 
 
 def _summary(manifest: Manifest, signature: str) -> str:
-    points = ", ".join(f"{p.name} p ≥ {p.threshold:.4f} ({p.chosen})" for p in manifest.operating_points)
+    points = ", ".join(f"{p.name} {p.rule} ({p.chosen})" for p in manifest.operating_points)
     feed = manifest.input
     return (
         f"model             {manifest.name}, exported {manifest.created}\n"

@@ -51,7 +51,7 @@ def model_options(function: F) -> F:
         click.option(
             "--operating-point",
             metavar="NAME",
-            help="Operating point to decide by.  [default: the first in the manifest]",
+            help="Operating point to decide by, such as screening or triage.  [default: the first in the manifest]",
         ),
         click.option(
             "--precision",

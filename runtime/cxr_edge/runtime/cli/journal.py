@@ -54,7 +54,8 @@ class Facts:
     operating_point: str
     threshold: float
     cxr_edge: str
-    schema_version: int = 1
+    rule_out: float | None = None
+    schema_version: int = 2
 
     @classmethod
     def of(cls, predictor: Predictor) -> Facts:
@@ -62,7 +63,7 @@ class Facts:
         file, point = predictor.file, predictor.operating_point
         return cls(
             predictor.manifest.name, file.path, file.sha256, file.engine, file.precision, point.name, point.threshold,
-            version("cxr-edge"),
+            version("cxr-edge"), point.rule_out,
         )  # fmt: skip
 
 

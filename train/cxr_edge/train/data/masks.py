@@ -73,7 +73,7 @@ def read_masks(masks: Mapping[str, Path], images: Sequence[LabelledImage], size:
     """
     pixels = np.zeros((len(images), size, size, 2), np.uint8)
     known = np.array([_key(image) in masks for image in images], bool)
-    for row in np.flatnonzero(known):
+    for row in np.flatnonzero(known).tolist():
         lungs = _read(masks[_key(images[row])], images[row].path, size)
         pixels[row, :, :, 0], pixels[row, :, :, 1] = lungs, hull(lungs)
     return LungMasks(pixels, known)

@@ -24,12 +24,14 @@ from cxr_edge.train.evaluation.metrics import (
     Confusion,
     Estimate,
     ReliabilityBin,
+    Triage,
     classification_report,
     confusion,
     decision_metrics,
     mean_over_images,
     reliability,
     score_metrics,
+    triage_metrics,
 )
 from cxr_edge.train.evaluation.shift import Shift, measure_shift
 from cxr_edge.train.evaluation.subject import Subject
@@ -69,12 +71,21 @@ class Source:
 
 @dataclass(frozen=True)
 class AtPoint:
-    """Decisions at one operating point; `report` has precision, recall and F1 of each class."""
+    """Decisions at one operating point.
+
+    Attributes
+    ----------
+    metrics, report, confusion
+        Of the images that are not answered `UNSURE`; `report` has precision, recall and F1 of each class.
+    triage
+        The figures of a three-way operating point; None if there are two answers.
+    """
 
     point: OperatingPoint
     metrics: dict[str, Estimate]
     report: dict[str, dict[str, Estimate]]
     confusion: Confusion
+    triage: Triage | None = None
 
 
 @dataclass(frozen=True)
@@ -233,8 +244,11 @@ def evaluate(
 
 
 def _at_point(cases: Cases, point: OperatingPoint) -> AtPoint:
-    at = point.threshold
-    return AtPoint(point, decision_metrics(cases, at), classification_report(cases, at), confusion(cases, at))
+    at, triage = point.threshold, None
+    if point.rule_out is not None:
+        triage = triage_metrics(cases, point)
+        cases = cases.only((cases.probability < point.rule_out) | (cases.probability >= at))
+    return AtPoint(point, decision_metrics(cases, at), classification_report(cases, at), confusion(cases, at), triage)
 
 
 def _was_trained_on(subject: Subject, data: Path) -> bool:
@@ -252,7 +266,9 @@ def _shift_dict(shift: Shift) -> dict[str, Any]:
     return {
         "worst": shift.worst.name,
         "worst_decisions": shift.worst_decisions.name,
+        "worst_calibration": shift.worst_calibration.name,
         "proxies": [asdict(proxy) for proxy in shift.proxies],
+        "clusters": [asdict(cluster) for cluster in shift.clusters],
     }
 
 

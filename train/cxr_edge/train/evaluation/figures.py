@@ -45,14 +45,17 @@ CASCADE = "Randomised from the head downwards"
 
 def draw_all(evaluation: Evaluation) -> dict[str, bytes]:
     """Draw the diagrams of decisions: title -> PNG file."""
-    cases, points = evaluation.cases, evaluation.points
+    cases = evaluation.cases
+    points = [at for at in evaluation.points if at.triage is None]  # a three-way point lies on no curve
     drawn = {
         "ROC curve": draw_png(lambda axes: _roc(axes, cases, points), *SIZE),
         "Precision and recall": draw_png(lambda axes: _precision_recall(axes, cases, points), *SIZE),
         "Threshold sweep": draw_png(lambda axes: _sweep(axes, cases, points), *SIZE),
         "Reliability": draw_png(lambda axes: _reliability(axes, evaluation.reliability), *SIZE),
     }
-    return drawn | {f"Confusion matrix, {at.point.name}": draw_png(partial(_confusion, at=at), *SIZE) for at in points}
+    return drawn | {
+        f"Confusion matrix, {at.point.name}": draw_png(partial(_confusion, at=at), *SIZE) for at in evaluation.points
+    }
 
 
 def draw_faithfulness(found: Faithfulness) -> dict[str, bytes]:

@@ -20,6 +20,7 @@ from cxr_edge.common.statistics import (
     roc_auc,
     weighted_calibration_error,
 )
+from cxr_edge.runtime.bundles.bundle import OperatingPoint
 
 Weights = npt.NDArray[np.float64]
 #: (R, N) weights of the images -> figures by name, (R,) each.
@@ -52,6 +53,10 @@ class Cases:
     probability: Floats
     patients: npt.NDArray[np.str_]
 
+    def only(self, kept: npt.NDArray[np.bool_]) -> Cases:
+        """The cases where `kept`, (N,) bool, is true."""
+        return Cases(self.labels[kept], self.logit[kept], self.probability[kept], self.patients[kept])
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -60,6 +65,25 @@ class Estimate:
     value: float | None
     low: float | None
     high: float | None
+
+
+@dataclass(frozen=True)
+class Triage:
+    """The figures of a three-way operating point.
+
+    Attributes
+    ----------
+    unsure
+        Share of the images that are neither ruled out nor ruled in.
+    missed
+        Share of pneumonia among the images that are ruled out.
+    false_alarms
+        Share of normal images among those that are ruled in.
+    """
+
+    unsure: Estimate
+    missed: Estimate
+    false_alarms: Estimate
 
 
 @dataclass(frozen=True)
@@ -156,6 +180,27 @@ def mean_over_images(
     return means["mean"]
 
 
+def calibration(cases: Cases, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+    """Calibration error with bins of equal width (`ece` of `score_metrics`); interval as in `decision_metrics`."""
+    index = equal_width_bins(cases.probability)
+
+    def weighted(weights: Weights) -> dict[str, Floats]:
+        return {"ece": weighted_calibration_error(cases.labels, cases.probability, index, weights)}
+
+    return _estimates_of(weighted, cases.patients, resamples, seed)["ece"]
+
+
+def triage_metrics(cases: Cases, point: OperatingPoint, resamples: int = RESAMPLES, seed: int = 0) -> Triage:
+    """The figures of a three-way operating point; intervals as in `decision_metrics`."""
+    answer, top = point.answer(cases.probability), len(point.thresholds)
+
+    def share(values: npt.NDArray[np.bool_], among: npt.NDArray[np.bool_]) -> Estimate:
+        return mean_over_images(values[among].astype(float), cases.patients[among], resamples, seed)
+
+    sick, unsure = cases.labels == 1, (answer > 0) & (answer < top)
+    return Triage(share(unsure, answer >= 0), share(sick, answer == 0), share(~sick, answer == top))
+
+
 def rank_index(probability: Floats) -> npt.NDArray[np.int64]:
     """Bin of each image, of `BINS` bins with about the same number of images: (N,) int in [0, BINS).
 
@@ -185,6 +230,9 @@ def patient_weights(patients: npt.NDArray[np.str_], resamples: int, seed: int) -
     """
     names, patient_of_image = np.unique(patients, return_inverse=True)
     random = np.random.default_rng(seed)
+    if not len(names):  # for example, no image was decided
+        yield np.zeros((resamples, 0))
+        return
     equal = np.full(len(names), 1 / len(names))
     for start in range(0, resamples, _CHUNK):
         counts = random.multinomial(len(names), equal, size=min(_CHUNK, resamples - start))

@@ -10,13 +10,20 @@ from cxr_edge.common.pages import render_page
 from cxr_edge.common.statistics import BINS
 from cxr_edge.runtime.errors import UsageError
 from cxr_edge.runtime.files import write_atomically
+from cxr_edge.train.evaluation.crossfit import FIGURES, worst_of
 from cxr_edge.train.evaluation.faithfulness import BLUR_SIGMA, BORDER, Faithfulness
 from cxr_edge.train.evaluation.figures import CASCADE, draw_all, draw_faithfulness, gallery
 from cxr_edge.train.evaluation.metrics import LEVEL, RESAMPLES, Estimate
 
 if TYPE_CHECKING:
     from cxr_edge.train.evaluation.evaluate import Evaluation
+    from cxr_edge.train.evaluation.shift import Shift
 
+TRIAGE = {
+    "unsure": "unsure",
+    "missed": "pneumonia among those ruled out",
+    "false_alarms": "normal among those ruled in",
+}
 PAGE, METRICS = "report.html", "metrics.json"
 TITLES = {
     "accuracy": "accuracy",
@@ -67,6 +74,9 @@ def render(evaluation: Evaluation) -> str:
         heatmap_diagrams=draw_faithfulness(evaluation.faithfulness) if evaluation.faithfulness else {},
         gallery=gallery(evaluation),
         titles=TITLES,
+        triage_titles=TRIAGE,
+        figures=FIGURES,
+        worst_of=worst_of,
         resamples=RESAMPLES,
         level=LEVEL,
         bins=BINS,
@@ -80,10 +90,25 @@ def rows(evaluation: Evaluation) -> list[dict[str, Any]]:
     table: list[dict[str, Any]] = [
         {"metric": "threshold"} | {at.point.name: f"{at.point.threshold:.4f}" for at in evaluation.points}
     ]
+    three_way = [at for at in evaluation.points if at.triage]
+    if three_way:
+        table.append({"metric": "unsure from"} | {at.point.name: f"{at.point.rule_out:.4f}" for at in three_way})
+    for name, title in TRIAGE.items() if three_way else ():
+        table.append({"metric": title} | {at.point.name: interval(getattr(at.triage, name)) for at in three_way})
     for name in evaluation.points[0].metrics:
         table.append({"metric": TITLES[name]} | {at.point.name: interval(at.metrics[name]) for at in evaluation.points})
     for name, estimate in evaluation.scores.items():
         table.append({"metric": TITLES[name]} | {at.point.name: interval(estimate) for at in evaluation.points})
+    return table
+
+
+def shift_rows(shift: Shift) -> list[dict[str, Any]]:
+    """The table for the terminal about other hospitals: the worst perturbation, and each appearance cluster."""
+    worst = shift.worst_calibration
+    table: list[dict[str, Any]] = [{"shift": f"worst calibration: {worst.name}", TITLES["ece"]: interval(worst.ece)}]
+    for each in shift.clusters:
+        row = {TITLES[name]: interval(each.metrics[name]) for name in FIGURES}
+        table.append({"shift": f"cluster {each.cluster + 1} left out, {each.images} images"} | row)
     return table
 
 

@@ -14,11 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.common.dataset import LabelledImage, Pixels
-from cxr_edge.common.statistics import Floats, Labels, roc_auc
+from cxr_edge.common.statistics import Floats, roc_auc
 from cxr_edge.runtime.imaging.image import read_image
 from cxr_edge.runtime.imaging.signatures import sniff
+from cxr_edge.train.data.appearance import appearance_clusters
 from cxr_edge.train.data.patients import are_numbered, patient_of, positions
 from cxr_edge.train.data.perturbations import PERTURBATIONS, perturb
+from cxr_edge.train.evaluation.crossfit import LeftOut, leave_clusters_out
+from cxr_edge.train.evaluation.metrics import Cases, Estimate, calibration
 from cxr_edge.train.fit.calibrate import to_probability
 
 Mask = npt.NDArray[np.bool_]
@@ -39,6 +42,8 @@ class Proxy:
         Number of images.
     auc, sensitivity, specificity
         None where a class is absent. Sensitivity and specificity are at the given threshold.
+    ece
+        Calibration error at the given temperature.
     """
 
     name: str
@@ -47,6 +52,7 @@ class Proxy:
     auc: float | None
     sensitivity: float | None
     specificity: float | None
+    ece: Estimate
 
     @property
     def youden(self) -> float | None:
@@ -56,9 +62,18 @@ class Proxy:
 
 @dataclass(frozen=True)
 class Shift:
-    """All proxies; the first is that of the original images."""
+    """All proxies.
+
+    Attributes
+    ----------
+    proxies
+        The first is that of the original images.
+    clusters
+        The figures of each appearance cluster, left out of calibration; none if all images look alike.
+    """
 
     proxies: tuple[Proxy, ...]
+    clusters: tuple[LeftOut, ...]
 
     @property
     def worst(self) -> Proxy:
@@ -70,6 +85,11 @@ class Shift:
         """The proxy with the least sensitivity + specificity, for which the threshold fits least."""
         return min((p for p in self.proxies if p.youden is not None), key=lambda p: p.youden or 0)
 
+    @property
+    def worst_calibration(self) -> Proxy:
+        """The perturbation with the largest calibration error, or the original images if that of all is less."""
+        return max((p for p in self.proxies if p.kind != "stratum"), key=lambda p: p.ece.value or 0)
+
 
 def measure_shift(
     logits_of: Callable[[Pixels], Floats],
@@ -79,7 +99,7 @@ def measure_shift(
     temperature: float,
     step: Callable[[str], None] = lambda name: None,
 ) -> Shift:
-    """Measure a network under each perturbation and on each stratum.
+    """Measure a network under each perturbation, on each stratum, and on each appearance cluster.
 
     Parameters
     ----------
@@ -93,19 +113,23 @@ def measure_shift(
         Called with the name of each perturbation before it is measured.
     """
     labels = np.array([image.label for image in images], np.int64)
+    patients = np.array([patient_of(image.path) for image in images])
 
-    def proxy(name: str, kind: str, logit: Floats, mask: Mask) -> Proxy:
-        return _proxy(name, kind, labels[mask], logit[mask], threshold, temperature)
+    def proxy(name: str, kind: str, logit: Floats) -> Proxy:
+        return _proxy(name, kind, Cases(labels, logit, to_probability(logit, temperature), patients), threshold)
 
-    everyone = np.ones(len(labels), bool)
     step("as they are")
     unchanged = logits_of(pixels)
-    proxies = [proxy("as they are", "none", unchanged, everyone)]
+    proxies, versions = [proxy("as they are", "none", unchanged)], [unchanged]
     for name, change in PERTURBATIONS.items():
         step(name)
-        proxies.append(proxy(name, "perturbation", logits_of(perturb(pixels, change)), everyone))
-    proxies += [proxy(name, "stratum", unchanged, mask) for name, mask in strata(images, pixels)]
-    return Shift(tuple(proxies))
+        versions.append(logits_of(perturb(pixels, change)))
+        proxies.append(proxy(name, "perturbation", versions[-1]))
+    cases = Cases(labels, unchanged, to_probability(unchanged, temperature), patients)
+    proxies += [_proxy(name, "stratum", cases.only(mask), threshold) for name, mask in strata(images, pixels)]
+    step("appearance clusters")
+    clusters = leave_clusters_out(labels, versions, patients, appearance_clusters(pixels, labels))
+    return Shift(tuple(proxies), clusters)
 
 
 def strata(images: Sequence[LabelledImage], pixels: Pixels) -> Iterator[tuple[str, Mask]]:
@@ -134,16 +158,17 @@ def strata(images: Sequence[LabelledImage], pixels: Pixels) -> Iterator[tuple[st
     yield from _outer_thirds("narrowest third", "widest third", _aspect_ratios(images))
 
 
-def _proxy(name: str, kind: str, labels: Labels, logit: Floats, threshold: float, temperature: float) -> Proxy:
-    decided = to_probability(logit, temperature) >= threshold
-    sick, healthy = labels == 1, labels == 0
+def _proxy(name: str, kind: str, cases: Cases, threshold: float) -> Proxy:
+    decided = cases.probability >= threshold
+    sick, healthy = cases.labels == 1, cases.labels == 0
     return Proxy(
         name=name,
         kind=kind,
-        images=len(labels),
-        auc=roc_auc(labels, logit) if sick.any() and healthy.any() else None,
+        images=len(decided),
+        auc=roc_auc(cases.labels, cases.logit) if sick.any() and healthy.any() else None,
         sensitivity=float(decided[sick].mean()) if sick.any() else None,
         specificity=float((~decided[healthy]).mean()) if healthy.any() else None,
+        ece=calibration(cases),
     )
 
 

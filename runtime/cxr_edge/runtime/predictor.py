@@ -78,13 +78,13 @@ class Prediction:
     logit: float
     operating_point: str
     threshold: float
-    rule_out: float | None
     heatmap: FloatArray
     novelty: float
     in_distribution: bool
-    unlike: str | None
-    beyond: FloatArray
     timings_ms: Mapping[str, float]
+    rule_out: float | None = None
+    unlike: str | None = None
+    beyond: FloatArray | None = None
     lungs: FloatArray | None = None
     lungs_found: str | None = None
     evidence_in_lungs: float | None = None

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from soak.kill_batch import draw, soak, without_times
+from support import needs_native_speed
 
 from cxr_edge.runtime.cli.batch import COLUMNS, write_batch
 from cxr_edge.runtime.cli.journal import Facts, Journal, stamp_of
@@ -351,6 +352,7 @@ def test_a_name_that_is_not_utf_8(images, tmp_path):
     assert subprocess.run([*COMMAND, name], capture_output=True).returncode == 0
 
 
+@needs_native_speed
 def test_going_on_takes_linear_time(tmp_path):
     def seconds(count: int) -> float:
         """Processor time to go on with a batch whose rows are all there."""

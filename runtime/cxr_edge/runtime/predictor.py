@@ -252,7 +252,7 @@ class Predictor:
             yield from self._predict_chunk(chunk)
 
     def _predict(self, image: ImageSource, name: str | None = None) -> tuple[Gray, Prediction]:
-        """Return the input of the network, (height, width, 1) uint8, and the prediction; errors call the image `name`."""
+        """Return the network's input, (height, width, 1) uint8, and the prediction; errors name the image `name`."""
         height, width = self.manifest.input.height, self.manifest.input.width
         start = perf_counter()
         gray = read_image(image, *minimum_sides(height, width), self._max_pixels, name)

@@ -1,5 +1,8 @@
 import json
+import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,3 +72,21 @@ def test_explain_keeps_the_radiograph_and_adds_bands(bundle, xray):
     assert explanation.picture.shape[1] == round(width * scale)
     assert explanation.picture.shape[0] > round(height * scale)
     assert explanation.picture.dtype == np.uint8
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="this system has no paths of open pipes")
+def test_explain_reads_a_pipe_once(bundle, xray):
+    predictor = load(bundle)
+    reader, writer = os.pipe()
+    with ThreadPoolExecutor(1) as pool, os.fdopen(reader), os.fdopen(writer, "wb") as stream:
+        pool.submit(lambda: (stream.write(xray.read_bytes()), stream.close()))
+        explanation = predictor.explain(f"/dev/fd/{reader}")
+    expected = predictor.explain(xray)
+    assert explanation.prediction.probability == expected.prediction.probability
+    np.testing.assert_array_equal(explanation.picture, expected.picture)
+
+
+def test_explain_names_the_file_that_it_cannot_read(bundle, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"broken\.png"):
+        load(bundle).explain(tmp_path / "broken.png")

@@ -20,7 +20,7 @@ from cxr_edge.runtime.choices import BASELINES, MAX_PIXELS, MAX_STEPS, METHODS
 from cxr_edge.runtime.engines import Engine, Outputs, open_engine, select
 from cxr_edge.runtime.engines.base import FloatArray
 from cxr_edge.runtime.errors import BundleError, CxrEdgeWarning, EngineError, ImageError, UsageError
-from cxr_edge.runtime.imaging.image import Gray, ImageSource, read_image
+from cxr_edge.runtime.imaging.image import Gray, ImageSource, in_memory, read_image
 from cxr_edge.runtime.imaging.preprocess import chunks, minimum_sides, preprocess, read_inputs
 
 if TYPE_CHECKING:
@@ -236,8 +236,9 @@ class Predictor:
         if method not in METHODS:
             raise UsageError(f"unknown method {method!r}; expected one of: {', '.join(METHODS)}")
         gradients = self.integrated_gradients if method == "ig" else None
-        pixels, prediction = self._predict(image)
-        gray = read_image(image, max_pixels=self._max_pixels)  # at full size, for the picture
+        source, name = in_memory(image, self._max_pixels)  # a pipe can be read only once
+        pixels, prediction = self._predict(source, name)
+        gray = read_image(source, max_pixels=self._max_pixels, name=name)  # at full size, for the picture
         caption = _caption(prediction)
         if gradients is None:
             from cxr_edge.runtime.explanation.gradcam import overlay
@@ -281,11 +282,11 @@ class Predictor:
         for chunk in chunks(images, batch_size):
             yield from self._predict_chunk(chunk)
 
-    def _predict(self, image: ImageSource) -> tuple[Gray, Prediction]:
-        """Return the input of the network, (height, width, 1) uint8, and the prediction."""
+    def _predict(self, image: ImageSource, name: str | None = None) -> tuple[Gray, Prediction]:
+        """Return the network's input, (height, width, 1) uint8, and the prediction; errors name the image `name`."""
         height, width = self.manifest.input.height, self.manifest.input.width
         start = perf_counter()
-        gray = read_image(image, *minimum_sides(height, width), self._max_pixels)
+        gray = read_image(image, *minimum_sides(height, width), self._max_pixels, name)
         decoded = perf_counter()
         pixels = preprocess(gray, height, width)
         preprocessed = perf_counter()

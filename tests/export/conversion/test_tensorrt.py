@@ -165,7 +165,7 @@ def test_the_timing_cache_belongs_to_release_and_gpu(monkeypatch, tmp_path):
 def test_activations_of_the_exported_network_fit(bundle, phantoms):
     magnitudes = check_overflow(Bundle.open(bundle), phantoms, 5)
     assert [m.largest for m in magnitudes] == sorted((m.largest for m in magnitudes), reverse=True)
-    assert not any(m.overflows or m.vanishes for m in magnitudes[:10])
+    assert not any(m.overflows for m in magnitudes[:10])
     assert {"logit", "heatmap", "probability"} <= {m.tensor for m in magnitudes}
     assert max(m.largest for m in magnitudes if m.operator == "Cast") == pytest.approx(255, abs=30)
 
@@ -187,8 +187,6 @@ def test_an_activation_that_half_precision_cannot_hold_is_found(bundle, tmp_path
 def test_where_half_precision_ends():
     assert Magnitude("t", "Conv", float("nan")).overflows and Magnitude("t", "Conv", float("inf")).overflows
     assert Magnitude("t", "Conv", 20_000.0).overflows and not Magnitude("t", "Conv", 16_000.0).overflows
-    assert Magnitude("t", "Mul", 1e-5).vanishes and not Magnitude("t", "Mul", 1e-4).vanishes
-    assert not Magnitude("t", "Mul", 0.0).vanishes
 
 
 def _first(model, operator):

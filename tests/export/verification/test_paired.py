@@ -40,6 +40,7 @@ def test_delong_is_the_definition():
     assert delong(labels, *pair) == pytest.approx(2 * norm.sf(abs(z)))
 
 
+@pytest.mark.slow
 def test_delong_errs_as_often_as_it_says():
     p = np.array([delong(*scores(seed)) for seed in range(400)])
     assert 0.02 < np.mean(p < 0.05) < 0.09

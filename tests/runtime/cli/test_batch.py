@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from soak.kill_batch import draw, soak, without_times
+from support import needs_native_speed
 
 from cxr_edge.runtime.cli.batch import COLUMNS, write_batch
 from cxr_edge.runtime.cli.journal import Facts, Journal, stamp_of
@@ -260,6 +261,7 @@ def test_a_signal_keeps_what_is_done_and_says_how_to_go_on(images, expected, tmp
     assert [row.get("probability") for row in rows_of(output)] == [row.get("probability") for row in expected[:-1]] * 2
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_loses_and_repeats_nothing(tmp_path):
     counts = soak(tmp_path, kills=6, images=100, seed=int(time.time()))
     assert counts.kills == 6 and counts.batches >= 1 and counts.rows_kept > 0
@@ -351,6 +353,8 @@ def test_a_name_that_is_not_utf_8(images, tmp_path):
     assert subprocess.run([*COMMAND, name], capture_output=True).returncode == 0
 
 
+@pytest.mark.slow
+@needs_native_speed
 def test_going_on_takes_linear_time(tmp_path):
     def seconds(count: int) -> float:
         """Processor time to go on with a batch whose rows are all there."""

@@ -11,6 +11,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
+from support import needs_native_speed
 
 pydicom = pytest.importorskip("pydicom")
 pytest.importorskip("gdcm")
@@ -248,6 +249,7 @@ def bombs():
     yield "no pixel data", deflated[:meta] + packed
 
 
+@needs_native_speed
 @pytest.mark.parametrize("number", range(9))
 def test_small_files_that_claim_to_be_large_cost_neither_time_nor_memory(number):
     decode_dicom(dicom(radiograph(), "JPEG2000"), "x")  # imports

@@ -22,6 +22,7 @@ from fuzz.seeds import (
     webp,
     webp_canvas,
 )
+from support import needs_native_speed
 
 from cxr_edge.runtime import ImageError
 from cxr_edge.runtime.imaging.formats import check_file
@@ -127,6 +128,7 @@ CLAIMS = [
 ]
 
 
+@needs_native_speed
 @pytest.mark.parametrize(("data", "says"), CLAIMS, ids=[f"{i}: {says}" for i, (_, says) in enumerate(CLAIMS)])
 def test_claims_that_the_file_cannot_hold_are_refused_at_once(data, says):
     start = process_time()

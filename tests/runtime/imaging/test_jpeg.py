@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from fuzz.seeds import COLOUR, GRAY, encode, exif_segment, jpeg, radiograph
-from support import SHARED, needs_shared
+from support import SHARED, needs_native_speed, needs_shared
 
 from cxr_edge.runtime import ImageError
 from cxr_edge.runtime.imaging.image import read_image
@@ -122,6 +122,7 @@ def test_no_frame_is_hidden_from_the_walk():
             read_image(hidden, 64, 64)
 
 
+@needs_native_speed
 @pytest.mark.parametrize(
     ("data", "says"),
     [

@@ -3,6 +3,7 @@ import time
 import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
+from support import needs_native_speed
 
 from cxr_edge.common.statistics import calibration_error, equal_width_bins
 from cxr_edge.runtime.bundles.bundle import OperatingPoint
@@ -173,6 +174,7 @@ def test_confusion_counts_by_truth():
     assert (counted.false_negative, counted.true_positive) == (2, 1)
 
 
+@needs_native_speed
 def test_five_thousand_images_take_seconds():
     cases = some_cases(5000)
     start = time.process_time()

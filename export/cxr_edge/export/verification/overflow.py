@@ -14,8 +14,8 @@ from cxr_edge.export.verification.taps import open_with_outputs
 from cxr_edge.runtime.bundles.bundle import Bundle
 from cxr_edge.runtime.errors import EngineError, MissingExtraError
 
-#: Largest finite value of half precision (IEEE 754-2019, binary16), and its smallest normal value.
-LARGEST, SMALLEST_NORMAL = 65504.0, 2.0**-14
+#: Largest finite value of half precision (IEEE 754-2019, binary16).
+LARGEST = 65504.0
 #: Other images may give larger activations. We assume that they are larger by this factor at most.
 MARGIN = 4.0
 
@@ -32,11 +32,6 @@ class Magnitude:
     def overflows(self) -> bool:
         """Whether it exceeds the range of half precision, with the margin, or is not finite."""
         return not self.largest * MARGIN <= LARGEST
-
-    @property
-    def vanishes(self) -> bool:
-        """Whether the whole tensor is so small that half precision loses digits."""
-        return 0 < self.largest < SMALLEST_NORMAL
 
 
 def check_overflow(bundle: Bundle, data: Path, count: int) -> list[Magnitude]:

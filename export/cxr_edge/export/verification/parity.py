@@ -96,13 +96,14 @@ def run_file(predictor: Predictor, images: Sequence[LabelledImage], tick: Callab
             raise DataError(f"{result}; repair the image or remove it from the data set")
         predictions.append(result)
         tick()
+    beyond = [p.beyond for p in predictions if p.beyond is not None]
     lungs = [p.lungs for p in predictions if p.lungs is not None]
     return Outputs(
         np.array([p.probability for p in predictions], np.float32),
         np.array([p.logit for p in predictions], np.float32),
         np.stack([p.heatmap for p in predictions]),
         np.array([p.novelty for p in predictions], np.float32),
-        unlike=np.stack([p.beyond for p in predictions]) if predictor.manifest.novelty_kinds else None,
+        unlike=np.stack(beyond) if predictor.manifest.novelty_kinds else None,
         lungs=np.stack(lungs) if lungs else None,
     )
 

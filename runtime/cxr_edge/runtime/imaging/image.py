@@ -26,7 +26,9 @@ Gray: TypeAlias = npt.NDArray[np.uint8]
 MIN_SIDE = 32
 
 
-def read_image(source: ImageSource, min_height: int = 0, min_width: int = 0, max_pixels: int = MAX_PIXELS) -> Gray:
+def read_image(
+    source: ImageSource, min_height: int = 0, min_width: int = 0, max_pixels: int = MAX_PIXELS, name: str | None = None
+) -> Gray:
     """Read one radiograph as 8-bit grayscale.
 
     Parameters
@@ -39,6 +41,8 @@ def read_image(source: ImageSource, min_height: int = 0, min_width: int = 0, max
         size. Other sources are always read at full size.
     max_pixels
         Files with more pixels are refused before they are decoded.
+    name
+        Name of the source in errors; by default its path, or what it is.
 
     Returns
     -------
@@ -51,11 +55,29 @@ def read_image(source: ImageSource, min_height: int = 0, min_width: int = 0, max
     MissingDecoderError
         If the decoder of the format is not installed. It is also an ImageError.
     """
+    content, default = in_memory(source, max_pixels)
+    name = name or default
+    gray = (
+        _from_array(content)
+        if isinstance(content, np.ndarray)
+        else _decode(content, name, min_height, min_width, max_pixels)
+    )
+    return _checked(gray, name)
+
+
+def in_memory(source: ImageSource, max_pixels: int = MAX_PIXELS) -> tuple[bytes | npt.NDArray[np.generic], str]:
+    """The content of a source, and its name in errors; the file of a path is read.
+
+    Raises
+    ------
+    ImageError
+        If the file cannot be read, or is larger than a radiograph of `max_pixels` can be.
+    """
     if isinstance(source, np.ndarray):
-        return _checked(_from_array(source), "array")
-    name = "bytes" if isinstance(source, bytes) else str(source)
-    data = source if isinstance(source, bytes) else _read_file(Path(source), max_memory(max_pixels))
-    return _checked(_decode(data, name, min_height, min_width, max_pixels), name)
+        return source, "array"
+    if isinstance(source, bytes):
+        return source, "bytes"
+    return _read_file(Path(source), max_memory(max_pixels)), str(source)
 
 
 def _read_file(path: Path, limit: int) -> bytes:

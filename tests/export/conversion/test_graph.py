@@ -62,6 +62,17 @@ def test_kinds_of_outliers_are_read_from_earlier_layers_in_the_same_pass(tmp_pat
     np.testing.assert_allclose(outputs.novelty, reference.novelty, rtol=1e-4)
 
 
+def test_named_kinds_survive_half_precision():
+    network = deployable(build("cnn", "none"))
+    statistics = novelty_of_layers(network, ("pool3", "pool4"))
+    half = onnx.to_fp16(onnx.onnx_from_keras(deployment_model(network, TEMPERATURE, statistics)))
+    images = np.random.default_rng(1).integers(0, 256, (4, 224, 224, 1), dtype=np.uint8)
+    session = onnxruntime.InferenceSession(half.SerializeToString())
+    (unlike,) = session.run(["unlike"], {"image": images})
+    reference = Reference(network, TEMPERATURE, statistics).run(images)
+    np.testing.assert_allclose(unlike, reference.unlike, atol=0.02 * reference.unlike.max())
+
+
 def test_a_run_without_named_kinds_gives_files_without_them():
     assert "unlike" not in deployment_model(build("cnn", "none"), TEMPERATURE, novelty(128)).output
 

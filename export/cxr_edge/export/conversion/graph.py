@@ -91,10 +91,10 @@ def deployment_model(
     active = ops.minimum(hidden, SMALLEST) / SMALLEST
     per_hidden = active * (ops.squeeze(logit_layer.kernel, axis=1) / cells)
     heatmap = ops.relu(ops.sum(per_cell * per_hidden, axis=-1))
-    distance, beyond = _novelty([*early, feature_map], novelty)
+    distance, unlike = _novelty([*early, feature_map], novelty)
     outputs = {"probability": ops.sigmoid(logit / temperature), "logit": logit, "heatmap": heatmap, "novelty": distance}
     if novelty.names:
-        outputs["unlike"] = beyond
+        outputs["unlike"] = unlike
     if lungs is not None:
         outputs["lungs"] = ops.squeeze(ops.sigmoid(found[0]), axis=-1)
     return keras.Model(image, outputs, name=network.name)
@@ -111,7 +111,10 @@ def _novelty(maps: Sequence[Any], novelty: Novelty) -> tuple[Any, Any]:
 
     early = ops.concatenate([ops.mean(each, axis=(1, 2)) for each in maps[:-1] or maps], axis=1)
     last = ops.mean(maps[-1], axis=(1, 2)) - novelty.mean[-len(novelty.basis) :]
-    beyond = ops.relu(ops.matmul(early - novelty.mean[: len(novelty.kinds)], novelty.kinds) - novelty.reach)
+    excess = ops.matmul(early - novelty.mean[: len(novelty.kinds)], novelty.kinds) - novelty.reach
+    beyond = ops.relu(excess)
+    # The same values once more: the fp16 conversion fails if other nodes read an output, which stays in fp32.
+    unlike = excess - ops.minimum(excess, 0.0)
     # The basis is stored twice, once transposed (0.16 MB). |c|² − |cB|² needs it once but loses digits in fp16.
     missed = last - ops.matmul(ops.matmul(last, novelty.basis), np.ascontiguousarray(novelty.basis.T))
-    return ops.sqrt(ops.sum(missed * missed, axis=1) + ops.sum(beyond * beyond, axis=1)), beyond
+    return ops.sqrt(ops.sum(missed * missed, axis=1) + ops.sum(beyond * beyond, axis=1)), unlike

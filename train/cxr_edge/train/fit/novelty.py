@@ -11,7 +11,7 @@ import numpy.typing as npt
 from cxr_edge.common.run import Floats, Novelty
 
 #: Layers before the last feature map, in which outliers are told from radiographs.
-#: The last feature map alone finds 79 % of adults of another hospital, these two 100 % (docs/experiments.md).
+#: The last feature map alone finds 76 % of adults of another hospital, these two 100 % (docs/experiments.md).
 LAYERS = {
     "mobilenetv2": ("block_12_add", "block_15_add"),
     "resnet50": ("conv4_block6_out", "conv5_block2_out"),
@@ -46,8 +46,8 @@ def fit_novelty(
     Parameters
     ----------
     training
-        (N, F) features of original and perturbed images (without perturbed ones, the residual of 7 to 11 % of
-        radiographs with CLAHE is too large; with them, of 3 to 4 %).
+        (N, F) features of original and perturbed images, so that neither the main directions nor those of the kinds
+        take a perturbation for an outlier.
     held_out
         (M, F) features of the original images and of each perturbation. Perturbed ones are needed because another
         program may have resized a radiograph (measured: without them, 9 of 24 full-size radiographs were out of

@@ -52,7 +52,7 @@ class Outputs:
     @property
     def given(self) -> tuple[str, ...]:
         """Names of the outputs that there are."""
-        return given_outputs(name for name in OPTIONAL if getattr(self, name) is not None)
+        return (*OUTPUTS, *(name for name in OPTIONAL if getattr(self, name) is not None))
 
     @classmethod
     def concatenate(cls, parts: Sequence[Outputs]) -> Outputs:
@@ -64,10 +64,13 @@ class Outputs:
         return Outputs(**{name: getattr(self, name)[rows] for name in self.given})
 
 
-def given_outputs(names: Iterable[str]) -> tuple[str, ...]:
-    """The outputs to read from a file that has `names`: the required ones, and those of the optional ones it has."""
-    names = set(names)
-    return (*OUTPUTS, *(name for name in OPTIONAL if name in names))
+def given_outputs(names: Iterable[str], lungs: LungGrid | None) -> tuple[str, ...]:
+    """The outputs to read from a file that has `names`: the required ones, and the optional ones that it has.
+
+    The lungs are read only if the manifest declares them.
+    """
+    optional = set(names) - (set() if lungs else {"lungs"})
+    return (*OUTPUTS, *(name for name in OPTIONAL if name in optional))
 
 
 class Engine(Protocol):

@@ -48,7 +48,8 @@ class LiteRTEngine:
         """See `Engine.run`. Images run one at a time, because another batch size would rebuild the delegate."""
         with self._borrowed() as signature:
             rows = [signature.run(**{self._contract.name: image[np.newaxis]}) for image in images]
-        return Outputs(**{name: np.concatenate([row[name] for row in rows]) for name in given_outputs(rows[0])})
+        given = given_outputs(rows[0], self._lungs)
+        return Outputs(**{name: np.concatenate([row[name] for row in rows]) for name in given})
 
     def _open(self) -> Signature:
         return open_signature(self._path, self._content, self._contract, self._threads, self._lungs)

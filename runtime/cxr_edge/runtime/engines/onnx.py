@@ -37,7 +37,7 @@ class OnnxEngine:
         outputs = {output.name: tuple(output.shape) for output in self._session.get_outputs()}
         dtype = DTYPES.get(entry.type, entry.type)
         check_signature(path, contract, entry.name, dtype, tuple(entry.shape), outputs, lungs)
-        self._given = given_outputs(outputs)
+        self._given = given_outputs(outputs, lungs)
         self.backend = self._session.get_providers()[0].removesuffix("ExecutionProvider")
         self._input = entry.name
 

@@ -209,7 +209,7 @@ class TensorRTEngine:
         outputs = {name: tuple(engine.get_tensor_shape(name)) for name in names if name not in inputs}
         check_signature(path, contract, inputs[0], dtype, shape, outputs, lungs)
         *_, largest = engine.get_tensor_profile_shape(inputs[0], 0)
-        return inputs[0], given_outputs(names), int(largest[0])
+        return inputs[0], given_outputs(names, lungs), int(largest[0])
 
     def _set_batch(self, count: int) -> None:
         """Set the batch size of the context, which determines all output shapes."""

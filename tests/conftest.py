@@ -87,7 +87,7 @@ def run(phantoms, tmp_path_factory) -> Path:
     from cxr_edge.train.fit.training import train
 
     folder = tmp_path_factory.mktemp("chain") / "run"
-    config = TrainConfig("cnn", "none", epochs=40, batch_size=4, learning_rate=3e-3, val_fraction=0.2)
+    config = TrainConfig("cnn", "none", epochs=40, batch_size=4, learning_rate=3e-3, val_fraction=0.2, seed=1)
     train(phantoms, folder, config)
     return folder
 

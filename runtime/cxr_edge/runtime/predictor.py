@@ -59,7 +59,8 @@ class Prediction:
         None if the image is in distribution. Otherwise the kind of image that it resembles (one of the manifest's
         `novelty_kinds`), or `unknown`.
     beyond
-        (M,) float32 ≥ 0: the part of the novelty towards each of the manifest's `novelty_kinds`.
+        (M,) float32 ≥ 0: the part of the novelty towards each of the manifest's `novelty_kinds`. None if the model
+        names no kinds.
     lungs
         (28, 28) float32 in [0, 1]: probability that a tile of the image belongs to a lung. None if the model does not
         find the lungs; then the following two are None as well.
@@ -319,7 +320,7 @@ class Predictor:
     def _decide(self, outputs: Outputs, row: int, seconds: Mapping[str, float]) -> Prediction:
         probability = float(outputs.probability[row])
         novelty, limit = float(outputs.novelty[row]), self.manifest.novelty_threshold
-        beyond = np.zeros(0, np.float32) if outputs.unlike is None else outputs.unlike[row]
+        beyond = None if outputs.unlike is None else outputs.unlike[row]
         point = self.operating_point
         timings = {stage: 1e3 * s for stage, s in seconds.items()}
         return Prediction(
@@ -394,18 +395,18 @@ def load(
     return Predictor(opened, file, open_engine(opened, file, threads), point, threads, max_pixels)
 
 
-def kind_of(beyond: FloatArray, novelty: float, kinds: Sequence[str]) -> str:
+def kind_of(beyond: FloatArray | None, novelty: float, kinds: Sequence[str]) -> str:
     """The kind of outlier that an image out of distribution resembles, or `unknown`.
 
     Parameters
     ----------
     beyond
-        (M,) float32 ≥ 0: the part of the novelty towards each kind.
+        (M,) float32 ≥ 0: the part of the novelty towards each kind; None if the file does not say.
     novelty
         The length of these parts together with the residual, which belongs to no kind.
     """
     # The kinds explain the larger share of the novelty if their squares sum to more than half of its square.
-    if not len(kinds) or 2 * float(np.sum(beyond**2)) <= novelty**2:
+    if beyond is None or not len(kinds) or 2 * float(np.sum(beyond**2)) <= novelty**2:
         return UNKNOWN
     return kinds[int(beyond.argmax())]
 

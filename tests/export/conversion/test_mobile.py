@@ -109,7 +109,7 @@ def test_standard_readers_see_the_metadata(mediapipe, mobile):
         else:
             # Readers go by the order in the graph: each name must lie on the tensor that it describes.
             assert {o: len(v["shape"]) for o, v in outputs.items()} == {
-                "probability": 1, "logit": 1, "heatmap": 3, "novelty": 1,
+                "probability": 1, "logit": 1, "heatmap": 3, "novelty": 1, "unlike": 2,
             }  # fmt: skip
         with zipfile.ZipFile(mobile / name) as archive:
             assert archive.read("labels.txt") == b"NORMAL\nPNEUMONIA\n"

@@ -97,7 +97,9 @@ def test_quantised_and_dequantised_onnx_is_read_after_the_latter(bundle, pixels,
     values = quantised.run(pixels[:1])
     same_name = next(t for t in quantised.tensors if t.name == first.name)
     assert len(np.unique(values[same_name.name])) <= 256
-    assert len(found) >= len(quantised.tensors) - 2
+    # Two tensors are fused away. Of the parts of the novelty, those that are zero on radiographs have no SQNR.
+    zero = [name for name, value in exact.run(pixels[:1]).items() if not value.any()]
+    assert len(found) >= len(quantised.tensors) - 2 - len(zero)
     # What quantisation leaves of a backbone; a false counterpart would lie far below.
     assert all(30 < found[tensor].sqnr < 60 for tensor in found if "relu" in tensor or "pool" in tensor)
     assert found["probability"].operator == "Sigmoid"

@@ -87,6 +87,9 @@ def measure_layers(
             noise[row] += np.square(found - wanted).sum()
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(noise > 0, 10 * np.log10(signal / noise), EXACT)
+    # A tensor that is zero in the reference, as the parts of the novelty are on radiographs, has no SQNR.
+    pairs = [pair for pair, power in zip(pairs, signal, strict=True) if power > 0]
+    ratio = ratio[signal > 0]
     sqnr = dict(zip((mine.name for mine, _ in pairs), np.clip(ratio, -EXACT, EXACT).tolist(), strict=True))
     before = _before(file.tensors, sqnr)
     layers = []

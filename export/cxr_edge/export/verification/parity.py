@@ -103,7 +103,7 @@ def run_file(predictor: Predictor, images: Sequence[LabelledImage], tick: Callab
         np.array([p.logit for p in predictions], np.float32),
         np.stack([p.heatmap for p in predictions]),
         np.array([p.novelty for p in predictions], np.float32),
-        unlike=np.stack(beyond) if predictor.manifest.novelty_kinds else None,
+        unlike=np.stack(beyond) if beyond else None,
         lungs=np.stack(lungs) if lungs else None,
     )
 

@@ -50,6 +50,7 @@ class Reference:
         import tensorflow as tf
 
         outputs = self._backbone(images.astype(np.float32), training=False)
+        outputs = outputs if isinstance(outputs, list) else [outputs]  # a model with one output returns no list
         lungs, maps = outputs[: self._decoders], outputs[self._decoders :]
         features = maps[-1]
         with tf.GradientTape() as tape:

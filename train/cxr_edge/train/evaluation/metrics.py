@@ -116,11 +116,10 @@ class ReliabilityBin:
 
 
 def confusion(cases: Cases, threshold: float) -> Confusion:
-    """Count right and wrong decisions."""
-    from sklearn.metrics import confusion_matrix
-
-    matrix = confusion_matrix(cases.labels, cases.probability >= threshold, labels=(0, 1))
-    return Confusion(*(int(count) for count in matrix.ravel()))
+    """Count right and wrong decisions; there may be none at all."""
+    decided = cases.probability >= threshold
+    counts = (np.sum((cases.labels == label) & (decided == bool(call))) for label in (0, 1) for call in (0, 1))
+    return Confusion(*map(int, counts))
 
 
 def score_metrics(cases: Cases, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Estimate]:

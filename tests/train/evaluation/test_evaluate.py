@@ -12,7 +12,9 @@ from cxr_edge.export.verification.reference import Reference
 from cxr_edge.runtime import BundleError, DataError, UsageError, load
 from cxr_edge.runtime.bundles.bundle import sha256
 from cxr_edge.train.data.perturbations import PERTURBATIONS
+from cxr_edge.train.data.phantom import write_dataset
 from cxr_edge.train.evaluation.evaluate import choose_images
+from cxr_edge.train.evaluation.evidence import without_surroundings
 from cxr_edge.train.evaluation.subject import _keras_runner, open_subject
 
 
@@ -64,15 +66,16 @@ def test_a_run_is_evaluated_on_what_chose_its_thresholds(run, phantoms, tmp_path
     assert found["metrics"]["roc_auc"]["value"] == pytest.approx(expected["auc"])
     for name in ("accuracy", "sensitivity", "specificity"):
         assert default["metrics"][name]["value"] == pytest.approx(expected[name])
-    assert default["report"]["NORMAL"]["recall"] == default["metrics"]["specificity"]
-    assert default["report"]["PNEUMONIA"]["precision"] == default["metrics"]["precision"]
+    # The same figures by two formulas, which are equal up to rounding.
+    assert default["report"]["NORMAL"]["recall"] == pytest.approx(default["metrics"]["specificity"], abs=1e-12)
+    assert default["report"]["PNEUMONIA"]["precision"] == pytest.approx(default["metrics"]["precision"], abs=1e-12)
     assert sum(each["images"] for each in found["calibration"]["reliability"]) == found["data"]["images"]
     assert [p["name"] for p in found["operating_points"]] == ["balanced", "screening", "confirm", "triage"]
     assert found["operating_points"][1]["metrics"]["sensitivity"]["value"] >= 0.98
     assert found["operating_points"][2]["metrics"]["specificity"]["value"] >= 0.98
     triage = found["operating_points"][3]
     assert triage["rule_out"] <= triage["threshold"]
-    assert 0 <= triage["triage"]["unsure"]["value"] < 1 and default["triage"] is None
+    assert 0 <= triage["triage"]["unsure"]["value"] <= 1 and default["triage"] is None
     decided = sum(triage["confusion"].values())
     assert decided == round((1 - triage["triage"]["unsure"]["value"]) * found["data"]["images"])
     shares = {proxy["name"]: proxy["ece"]["value"] for proxy in found["shift"]["proxies"] if proxy["kind"] != "stratum"}
@@ -236,3 +239,45 @@ def test_nothing_is_half_written(what, bundle, phantoms, tmp_path, cli):
     code, out, err = cli("evaluate", bundle, data, "-o", report, "--no-shift")
     assert code == 2 and not out and "error: " in err
     assert report.read_text() == "mine" if what == "report is a file" else not report.exists()
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory):
+    """The lung masks of the session's phantoms."""
+    folder = tmp_path_factory.mktemp("masks")
+    list(write_dataset(folder / "data", patients=30, seed=0, masks=folder / "lungs"))
+    return folder / "lungs"
+
+
+def test_the_place_of_the_evidence_is_measured_with_masks(run, phantoms, masks, tmp_path, cli):
+    options = ("--no-shift", "--no-faithfulness", "--masks", masks)
+    code, out, _ = cli("evaluate", run, phantoms, "-o", tmp_path / "report", *options)
+    found = json.loads((tmp_path / "report" / "metrics.json").read_text())["evidence"]
+    assert code == 0 and "hottest point in the hull" in out
+    record = json.loads((run / "run.json").read_text())
+    assert found["images"] == record["split"]["holdout_images"] and found["dice"] is None
+    assert 0.1 < found["lung_area"] < found["hull_area"] < 0.6
+    assert sum(place["images"] for place in found["places"]) == found["images"]
+    for place in found["places"]:
+        if place["images"] > place["empty"]:
+            assert 0 <= place["in_lungs"]["value"] <= place["in_hull"]["value"] <= 1
+    assert 0 <= found["kept"]["value"] <= 1
+    assert "Does the evidence lie in the lungs?" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_masks_of_other_images_are_refused(run, phantoms, masks, tmp_path, cli):
+    held_out = json.loads((run / "run.json").read_text())["split"]["holdout_files"]
+    few = shutil.copytree(masks, tmp_path / "few")
+    for key in held_out:
+        (few / key).with_suffix(".png").unlink()
+    code, _, err = cli("evaluate", run, phantoms, "-o", tmp_path / "report", "--masks", few)
+    assert code == 2 and "found no mask of the" in err and not (tmp_path / "report").exists()
+
+
+def test_surroundings_are_replaced_by_the_mean_inside():
+    pixels = np.full((1, 4, 4, 1), 200, np.uint8)
+    pixels[0, :2] = 10
+    hull = np.zeros((1, 4, 4), bool)
+    hull[0, 1:3] = True
+    alone = without_surroundings(pixels, hull)[0, :, :, 0]
+    np.testing.assert_array_equal(alone[:, 0], [105, 10, 200, 105])

@@ -123,7 +123,7 @@ def evidence_of(run, data):
     outputs = subject.run(part.pixels)
     patients = np.array([image.path.stem for image in part.images])
     cases = Cases(part.labels, outputs.logit, np.ones_like(outputs.probability), patients)  # all count as found
-    return measure_evidence(subject, cases, outputs.heatmap, getattr(outputs, "lungs", None), part.masks)
+    return measure_evidence(subject, part.pixels, cases, outputs, part.masks)
 
 
 def test_the_network_of_a_run_with_masks_has_two_outputs(data, tmp_path):

@@ -203,10 +203,17 @@ def train(
     default=True,
     help="Also test whether the heatmaps show what the network decides by; takes minutes on two cores.",
 )
+@click.option(
+    "--masks",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="DIR",
+    help="Lung masks, DIR/{NORMAL,PNEUMONIA}/NAME.png: also measure how much of the evidence lies in the lungs.",
+)
 @output_format("table", "json")
 def evaluate(
-    model: Path, data: Path, report: Path, split: str | None, shift: bool, faithfulness: bool, format: str
-) -> None:
+    model: Path, data: Path, report: Path, split: str | None, shift: bool, faithfulness: bool, masks: Path | None,
+    format: str,
+) -> None:  # fmt: skip
     """Measure MODEL on the labelled radiographs of DATA and write a report.
 
     MODEL is a run folder, a bundle folder or a single model file. Every figure has a 95 % interval from a bootstrap
@@ -214,13 +221,22 @@ def evaluate(
 
     \b
       cxr-edge evaluate runs/first chest_xray -o reports/first
+      cxr-edge evaluate runs/lungs chest_xray -o reports/lungs --masks lungs
       cxr-edge evaluate bundle chest_xray/test -o reports/test --no-shift --no-faithfulness
     """
     from rich.console import Console
 
     from cxr_edge.train.evaluation.evaluate import choose_images
     from cxr_edge.train.evaluation.evaluate import evaluate as measure
-    from cxr_edge.train.evaluation.report import PAGE, check_target, heatmap_rows, rows, shift_rows, write_report
+    from cxr_edge.train.evaluation.report import (
+        PAGE,
+        check_target,
+        evidence_rows,
+        heatmap_rows,
+        rows,
+        shift_rows,
+        write_report,
+    )
     from cxr_edge.train.evaluation.subject import open_subject
 
     check_target(report)
@@ -228,7 +244,7 @@ def evaluate(
     source = choose_images(subject, data, split)
     click.echo(f"evaluating on {source.description}", err=True)
     with Console(stderr=True).status("reading") as status:
-        evaluation = measure(subject, source, shift, faithfulness, step=status.update)
+        evaluation = measure(subject, source, shift, faithfulness, step=status.update, masks=masks)
         status.update("writing the report")
         write_report(evaluation, report)
     if format == "json":
@@ -238,6 +254,9 @@ def evaluate(
     if evaluation.faithfulness:
         click.echo()
         emit(heatmap_rows(evaluation.faithfulness), format)
+    if evaluation.evidence:
+        click.echo()
+        emit(evidence_rows(evaluation.evidence), format)
     if evaluation.shift:
         click.echo()
         emit(shift_rows(evaluation.shift), format)

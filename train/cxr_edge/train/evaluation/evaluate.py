@@ -15,7 +15,9 @@ from cxr_edge.common.statistics import BINS
 from cxr_edge.runtime.bundles.bundle import OperatingPoint
 from cxr_edge.runtime.engines.base import FloatArray
 from cxr_edge.runtime.errors import DataError, UsageError
+from cxr_edge.train.data.masks import LungMasks, find_masks, read_masks
 from cxr_edge.train.data.patients import patient_of
+from cxr_edge.train.evaluation.evidence import Evidence, measure_evidence
 from cxr_edge.train.evaluation.faithfulness import SHARES, Faithfulness, measure_faithfulness
 from cxr_edge.train.evaluation.metrics import (
     LEVEL,
@@ -100,7 +102,7 @@ class Evaluation:
         Bins of equal width, ascending; some may have no images.
     in_distribution
         Share of the images whose novelty is at most the model's threshold.
-    shift, faithfulness
+    shift, faithfulness, evidence
         None if they were not requested.
     """
 
@@ -114,6 +116,7 @@ class Evaluation:
     in_distribution: Estimate
     shift: Shift | None
     faithfulness: Faithfulness | None
+    evidence: Evidence | None = None
 
     @property
     def patients(self) -> int:
@@ -145,6 +148,7 @@ class Evaluation:
             "novelty": {"threshold": subject.novelty_threshold, "in_distribution": asdict(self.in_distribution)},
             "shift": _shift_dict(self.shift) if self.shift else None,
             "faithfulness": _faithfulness_dict(self.faithfulness) if self.faithfulness else None,
+            "evidence": asdict(self.evidence) if self.evidence else None,
         }
 
 
@@ -196,8 +200,9 @@ def _check_part(
 
 
 def evaluate(
-    subject: Subject, source: Source, with_shift: bool, with_faithfulness: bool, step: Callable[[str], None]
-) -> Evaluation:
+    subject: Subject, source: Source, with_shift: bool, with_faithfulness: bool, step: Callable[[str], None],
+    masks: Path | None = None,
+) -> Evaluation:  # fmt: skip
     """Run a model over images and measure it.
 
     Parameters
@@ -208,12 +213,15 @@ def evaluate(
         Whether to measure the heatmaps, which runs the model once more on each image, and often on a sample.
     step
         Called with the name of each step.
+    masks
+        Folder of lung masks of the data set, with which the place of the evidence is measured.
 
     Raises
     ------
     DataError
-        If an image cannot be read, or a logit is not finite.
+        If an image or a mask cannot be read, or a logit is not finite.
     """
+    lungs = _read_masks(masks, source, subject.input.height) if masks else None
     step(f"reading {len(source.images)} images")
     pixels = read_pixels(source.images, subject.input.height, subject.input.width)
     step("running the model")
@@ -230,7 +238,7 @@ def evaluate(
     points = tuple(_at_point(cases, point) for point in subject.operating_points)
     scores = score_metrics(cases)
     familiar = mean_over_images((outputs.novelty <= subject.novelty_threshold).astype(float), cases.patients)
-    shift = faithfulness = None
+    shift = faithfulness = evidence = None
     if with_shift:
         threshold, temperature = subject.operating_points[0].threshold, subject.temperature
         shift = measure_shift(
@@ -239,8 +247,24 @@ def evaluate(
         )  # fmt: skip
     if with_faithfulness:
         faithfulness = measure_faithfulness(subject, pixels, cases, outputs.heatmap, step)
+    if lungs:
+        step("evidence in the lungs")
+        evidence = measure_evidence(subject, pixels, cases, outputs, lungs)
     bins = tuple(reliability(cases))
-    return Evaluation(subject, source, cases, outputs.heatmap, scores, points, bins, familiar, shift, faithfulness)
+    return Evaluation(
+        subject, source, cases, outputs.heatmap, scores, points, bins, familiar, shift, faithfulness, evidence
+    )
+
+
+def _read_masks(folder: Path, source: Source, size: int) -> LungMasks:
+    """Read the masks of the images of an evaluation, before the model runs."""
+    masks = read_masks(find_masks(folder, read_dataset(source.data)), source.images, size)
+    if not masks.known.any():
+        raise DataError(
+            f"{folder}: found no mask of the {len(source.images)} images to evaluate, expected some; name the masks of "
+            "these images with --masks, or leave it out"
+        )
+    return masks
 
 
 def _at_point(cases: Cases, point: OperatingPoint) -> AtPoint:

@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.common.dataset import CLASSES
+from cxr_edge.common.dataset import CLASSES, Pixels
 from cxr_edge.common.statistics import Floats
 from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract
+from cxr_edge.runtime.engines import Outputs
 from cxr_edge.runtime.engines.base import FloatArray
 from cxr_edge.runtime.explanation.gradcam import upsample
 from cxr_edge.train.data.masks import LungMasks
@@ -56,6 +57,8 @@ class Evidence:
         Mean share of the image that lungs and hull cover: what evidence at random places would give.
     places
         By class and decision; the last has the pneumonias that were found.
+    kept
+        Share of the decisions that stay the same if everything outside the hull gets the mean gray level inside it.
     dice
         Mean Dice coefficient of the lungs found and the masks; None if the model finds no lungs.
     """
@@ -64,27 +67,29 @@ class Evidence:
     lung_area: float
     hull_area: float
     places: tuple[Place, ...]
+    kept: Estimate
     dice: Estimate | None
 
 
-def measure_evidence(
-    subject: Subject, cases: Cases, heatmaps: FloatArray, lungs: FloatArray | None, masks: LungMasks
-) -> Evidence:
+def measure_evidence(subject: Subject, pixels: Pixels, cases: Cases, outputs: Outputs, masks: LungMasks) -> Evidence:
     """Compare heatmaps with true lung masks, at the default operating point.
 
     Parameters
     ----------
-    heatmaps
-        (N, h, w) float32 ≥ 0.
-    lungs
-        (N, h', w') float32 in [0, 1]: probability of a lung in each cell; None if the model does not find lungs.
+    pixels, cases, outputs
+        The images, (N, H, W, 1) uint8 in [0, 255], and what the model says of them.
+    masks
+        The lungs of these images; some may have none.
     """
     known = np.flatnonzero(masks.known)
     inside = masks.pixels[known] > 0
     shares = np.array(
-        [_shares(heatmap, mask, subject.heatmap) for heatmap, mask in zip(heatmaps[known], inside, strict=True)]
+        [_shares(heatmap, mask, subject.heatmap) for heatmap, mask in zip(outputs.heatmap[known], inside, strict=True)]
     ).reshape(-1, 3)
-    decided = cases.probability >= subject.operating_points[0].threshold
+    threshold = subject.operating_points[0].threshold
+    decided = cases.probability >= threshold
+    alone = subject.run(without_surroundings(pixels[known], inside[..., 1])).probability >= threshold
+    kept = mean_over_images((alone == decided[known]).astype(float), cases.patients[known])
     places = []
     for truth, call in ((0, 0), (0, 1), (1, 0), (1, 1)):
         chosen = (cases.labels[known] == truth) & (decided[known] == call)
@@ -94,10 +99,19 @@ def measure_evidence(
         estimates = (mean_over_images(values, patients) for values in found[full].T)
         places.append(Place(CLASSES[truth], CLASSES[call], len(found), int((~full).sum()), *estimates))
     dice = None
-    if lungs is not None:
-        dice = mean_over_images(dice_scores(lungs[known], inside[..., 0]), cases.patients[known])
-    area = inside.mean(axis=(0, 1, 2)) if len(known) else np.full(2, np.nan)
-    return Evidence(len(known), float(area[0]), float(area[1]), tuple(places), dice)
+    if outputs.lungs is not None:
+        dice = mean_over_images(dice_scores(outputs.lungs[known], inside[..., 0]), cases.patients[known])
+    lung_area, hull_area = (float(area) for area in inside.mean(axis=(0, 1, 2)))
+    return Evidence(len(known), lung_area, hull_area, tuple(places), kept, dice)
+
+
+def without_surroundings(pixels: Pixels, hull: npt.NDArray[np.bool_]) -> Pixels:
+    """Give everything outside the hull, (N, H, W), the mean gray level inside it: (N, H, W, 1) uint8."""
+    inside = hull[..., np.newaxis]
+    mean = (pixels * inside).sum(axis=(1, 2, 3), keepdims=True) / np.maximum(
+        inside.sum(axis=(1, 2, 3), keepdims=True), 1
+    )
+    return np.where(inside, pixels, mean.astype(np.uint8))
 
 
 def dice_scores(lungs: FloatArray, masks: npt.NDArray[np.bool_]) -> Floats:

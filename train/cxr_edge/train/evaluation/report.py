@@ -17,6 +17,7 @@ from cxr_edge.train.evaluation.metrics import LEVEL, RESAMPLES, Estimate
 
 if TYPE_CHECKING:
     from cxr_edge.train.evaluation.evaluate import Evaluation
+    from cxr_edge.train.evaluation.evidence import Evidence
     from cxr_edge.train.evaluation.shift import Shift
 
 TRIAGE = {
@@ -125,6 +126,17 @@ def heatmap_rows(found: Faithfulness) -> list[dict[str, Any]]:
     for name, share in (("", rightly.share), (", cropped", rightly.cropped)):
         table.append({"heatmap": f"energy in the border, pneumonia found{name}", "found": interval(share)} | area)
     return table
+
+
+def evidence_rows(found: Evidence) -> list[dict[str, Any]]:
+    """The table for the terminal about the place of the evidence."""
+    rows = [
+        {"truth": each.truth, "decided": each.decided, "images": each.images, "in the lungs": interval(each.in_lungs)}
+        | {"in their hull": interval(each.in_hull), "hottest point in the hull": interval(each.peak_in_hull)}
+        for each in found.places
+    ]
+    area = {"truth": "share of the image", "in the lungs": f"{found.lung_area:.4f}"}
+    return [*rows, area | {"in their hull": f"{found.hull_area:.4f}"}]
 
 
 def interval(estimate: Estimate) -> str:

@@ -73,7 +73,9 @@ def train(
     network = _build(config, replicas)
     training, validation, holdout = (Part.read([images[i] for i in rows], config.size, drawn) for rows in split)
     facts = _facts(config, images, drawn)
-    identity = {**facts["config"], "data": facts["data"], "masks": facts["masks"], "backend": keras.backend.backend()}
+    identity = {**facts["config"], "data": facts["data"]["fingerprint"], "backend": keras.backend.backend()}
+    if drawn:
+        identity["masks"] = facts["masks"]["fingerprint"]
     if strange:
         facts["strangers"] = strange.facts()
         identity["strangers"] = strange.fingerprint

@@ -60,6 +60,7 @@ def test_a_mask_of_the_networks_input_size_fits_any_radiograph(copy):
             "found no radiograph",
         ),
         (lambda masks: shutil.rmtree(masks / "PNEUMONIA"), "masks of one class only"),
+        (shutil.rmtree, "found no lung masks"),
         (
             lambda masks: cv2.imwrite(str(masks / "NORMAL/IM-0000-0000.png"), np.zeros((50, 60), np.uint8)),
             "60×50 pixels",
@@ -67,7 +68,7 @@ def test_a_mask_of_the_networks_input_size_fits_any_radiograph(copy):
         (lambda masks: cv2.imwrite(str(masks / "NORMAL/IM-0000-0000.png"), np.zeros((64, 64), np.uint8)), "on 0% of"),
         (lambda masks: (masks / "NORMAL/IM-0000-0000.png").write_bytes(b"no image"), "repair or remove this mask"),
     ],
-    ids=["no radiograph", "one class", "other size", "no lungs", "broken"],
+    ids=["no radiograph", "one class", "no masks", "other size", "no lungs", "broken"],
 )
 def test_unusable_masks_are_refused(copy, change, message):
     change(copy / "masks")

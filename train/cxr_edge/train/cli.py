@@ -55,7 +55,7 @@ SCHEDULES = ("cosine", "plateau")
 )
 @click.option(
     "--masks",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    type=click.Path(path_type=Path),
     metavar="DIR",
     help="Lung masks: DIR/{NORMAL,PNEUMONIA}/NAME.png, white lungs on black, for all radiographs or some.",
 )
@@ -205,7 +205,7 @@ def train(
 )
 @click.option(
     "--masks",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    type=click.Path(path_type=Path),
     metavar="DIR",
     help="Lung masks, DIR/{NORMAL,PNEUMONIA}/NAME.png: also measure how much of the evidence lies in the lungs.",
 )

@@ -46,6 +46,11 @@ def find_masks(folder: Path, images: Sequence[LabelledImage]) -> dict[str, Path]
         If the folder has no masks, a class has none, or a mask has no radiograph of the same name.
     """
     masks = {f"{name}/{path.stem}": path for name in CLASSES for path in find_images(folder / name)}
+    if not masks:
+        raise DataError(
+            f"{folder}: found no lung masks, expected {folder}/{{{','.join(CLASSES)}}}/NAME.png; name "
+            "the folder of the masks with --masks"
+        )
     known = {_key(image) for image in images}
     strange = [path for key, path in masks.items() if key not in known]
     if strange:

@@ -31,14 +31,19 @@ _kept = 0.0
 
 
 @pytest.fixture(autouse=True, scope="module")
-def forget_networks():
+def forget_networks_of_module():
     """Let Keras forget the networks of a module after it."""
     yield
     if "keras" in sys.modules:
-        sys.modules["keras"].utils.clear_session(free_memory=False)
-        free_memory()
+        forget_networks()
         if not gc.get_freeze_count():
             gc.freeze()  # later collections pass over TensorFlow's own objects, which stay until the end
+
+
+def forget_networks() -> None:
+    """Let Keras forget all networks, and free their memory."""
+    sys.modules["keras"].utils.clear_session(free_memory=False)
+    free_memory()
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from conftest import forget_networks
 
 pytestmark = pytest.mark.slow
 
@@ -20,8 +21,10 @@ def test_what_is_exported_decides_as_what_was_trained(arch, few, tmp_path, cli):
     common = ("--arch", arch, "--weights", "none", "--epochs", 1, "--batch-size", 8)
     code, _, err = cli("train", few, "-o", run, *common, *OPTIONS[arch].split())
     assert code == 0, err
+    forget_networks()  # in use, each command is a process of its own
     code, _, err = cli("export", run, "-o", bundle, "--file", "model.onnx", "--file", "model.fp32.tflite")
     assert code == 0, err
+    forget_networks()
     code, out, err = cli("verify", bundle, "--data", few, "--limit", 12, "--format", "json")
     assert code == 0, out + err
     assert json.loads(out)["passed"] is True

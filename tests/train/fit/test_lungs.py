@@ -101,6 +101,7 @@ def test_the_head_phase_trains_the_decoder_and_not_the_backbone():
     assert {"hidden", "logit", "lungs", "lungs_last"} <= trained and not trained & {"conv1", "bn1", "conv5"}
 
 
+@pytest.mark.slow
 def test_training_with_masks_finds_the_lungs_and_takes_the_evidence_from_there(data, tmp_path):
     config = TrainConfig(
         "cnn", "none", size=160, epochs=20, batch_size=8, learning_rate=1e-3, val_fraction=0.2, augment=False

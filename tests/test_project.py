@@ -34,6 +34,7 @@ def site(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_site_has_a_reference_of_every_command(site):
     page = (site / "cli" / "index.html").read_text()
     commands = {*OWN, *PYPROJECT["project"]["entry-points"]["cxr_edge.commands"]}
@@ -41,6 +42,7 @@ def test_the_site_has_a_reference_of_every_command(site):
     assert "--operating-point" in page and "--held-out" in page
 
 
+@pytest.mark.slow
 def test_the_site_has_a_reference_of_the_public_names(site):
     from cxr_edge import runtime
 
@@ -48,6 +50,7 @@ def test_the_site_has_a_reference_of_the_public_names(site):
     assert not [name for name in runtime.__all__ if f'.{name}"' not in page]
 
 
+@pytest.mark.slow
 def test_the_site_fetches_nothing_from_other_hosts(site):
     pages = list(site.rglob("*.html"))
     assert len(pages) > 15
@@ -58,6 +61,7 @@ def test_the_site_fetches_nothing_from_other_hosts(site):
         assert fetched and not [link for link in fetched if "//" in link], page
 
 
+@pytest.mark.slow
 def test_workflows_are_valid(tmp_path):
     """By the schema of GitHub workflows, which finds a deliberate mistake in each."""
     lint = ("check-jsonschema", "--builtin-schema", "vendor.github-workflows")
@@ -80,6 +84,7 @@ def test_workflows_run_commands_that_exist():
     assert {"ubuntu-24.04", "ubuntu-24.04-arm"} <= set(re.findall(r"ubuntu-[\w.-]+", text)) and "macos-" in text
 
 
+@pytest.mark.slow
 def test_issue_templates_are_valid():
     forms = [ROOT / ".github" / "ISSUE_TEMPLATE" / f"{name}.yml" for name in ("bug", "feature")]
     done = run("check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *forms)
@@ -96,10 +101,12 @@ def test_pre_commit_runs_what_make_check_runs():
     assert all(any(command.startswith(hook) for command in wanted) for hook in hooks) and len(wanted) == len(hooks)
 
 
+@pytest.mark.slow
 def test_the_hooks_are_valid():
     assert run("pre-commit", "validate-config", ".pre-commit-config.yaml").returncode == 0
 
 
+@pytest.mark.slow
 def test_the_wheel_says_that_it_is_typed(tmp_path):
     done = run("hatchling", "build", "-t", "wheel", "-d", tmp_path)
     assert done.returncode == 0, done.stderr

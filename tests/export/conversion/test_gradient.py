@@ -60,6 +60,7 @@ def exported(network):
     ],
 )
 def test_the_gradient_is_gradienttapes(arch, weights, size, most_pixels):
+@pytest.mark.slow
     import keras
     import tensorflow as tf
 

@@ -37,6 +37,7 @@ def test_a_package_that_does_not_import_is_a_failed_row(cli, monkeypatch, module
 
 
 def test_without_numpy_there_are_rows_all_the_same(tmp_path):
+@pytest.mark.slow
     import subprocess
 
     program = "import sys; sys.modules['numpy'] = None; from cxr_edge.runtime.cli.main import main; sys.exit(main())"

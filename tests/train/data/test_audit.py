@@ -126,6 +126,7 @@ def test_a_copy_within_a_split_is_shown_but_no_failure(data, audited):
 
 
 def test_a_picture_stored_anew_is_found(data, audited):
+@pytest.mark.slow
     gray = cv2.imread(str(data / "train" / "NORMAL" / "IM-0001-0000.jpeg"), cv2.IMREAD_GRAYSCALE)
     half = cv2.resize(gray, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     anew = data / "train" / "PNEUMONIA" / "person900_virus_1.jpeg"
@@ -219,6 +220,7 @@ def test_cues_together_learn_the_class():
 
 
 def test_similar_hashes_are_found_wherever_they_lie():
+@pytest.mark.slow
     random = np.random.default_rng(0)
     hashes = random.random((2 * BLOCK + 50, 256)) < 0.5
     for near, of, bits in ((BLOCK + 3, 5, MAX_DISTANCE), (2 * BLOCK + 9, BLOCK + 3, 1), (7, 6, MAX_DISTANCE + 1)):

@@ -148,6 +148,7 @@ def test_options_that_cannot_be_meant_are_said_before_training(phantoms, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_loss_that_became_nan_leaves_nothing(phantoms, tmp_path):
     with pytest.raises(DataError, match="lower --learning-rate"):
         train(phantoms, tmp_path / "run", TrainConfig("cnn", "none", size=64, epochs=1, learning_rate=1e30))

@@ -60,7 +60,6 @@ def exported(network):
     ],
 )
 def test_the_gradient_is_gradienttapes(arch, weights, size, most_pixels):
-@pytest.mark.slow
     import keras
     import tensorflow as tf
 
@@ -87,6 +86,7 @@ def test_the_gradient_is_gradienttapes(arch, weights, size, most_pixels):
     np.testing.assert_allclose(one_by_one, gradient, atol=1e-4 * np.abs(gradient).max())
 
 
+@pytest.mark.slow
 def test_the_file_holds_each_weight_once_and_only_the_way_to_the_logit():
     network = build("cnn", "none", 96)
     forward = exported(network)

@@ -37,7 +37,6 @@ def test_a_package_that_does_not_import_is_a_failed_row(cli, monkeypatch, module
 
 
 def test_without_numpy_there_are_rows_all_the_same(tmp_path):
-@pytest.mark.slow
     import subprocess
 
     program = "import sys; sys.modules['numpy'] = None; from cxr_edge.runtime.cli.main import main; sys.exit(main())"
@@ -48,6 +47,7 @@ def test_without_numpy_there_are_rows_all_the_same(tmp_path):
 
 
 @pytest.mark.parametrize(("providers", "advises"), [(["CPU"], True), (["CUDA", "CPU"], False)])
+@pytest.mark.slow
 def test_on_a_jetson_it_names_the_way_to_the_gpu(cli, monkeypatch, tmp_path, providers, advises):
     library = ModuleType("onnxruntime")
     library.get_available_providers = lambda: [f"{name}ExecutionProvider" for name in providers]

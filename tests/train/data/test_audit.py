@@ -126,7 +126,6 @@ def test_a_copy_within_a_split_is_shown_but_no_failure(data, audited):
 
 
 def test_a_picture_stored_anew_is_found(data, audited):
-@pytest.mark.slow
     gray = cv2.imread(str(data / "train" / "NORMAL" / "IM-0001-0000.jpeg"), cv2.IMREAD_GRAYSCALE)
     half = cv2.resize(gray, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     anew = data / "train" / "PNEUMONIA" / "person900_virus_1.jpeg"
@@ -139,6 +138,7 @@ def test_a_picture_stored_anew_is_found(data, audited):
     assert "across classes and patients" in page
 
 
+@pytest.mark.slow
 def test_a_planted_shortcut_is_found(data, audited):
     before = auc(audited(data)[1])
     for path in data.rglob("NORMAL/*"):
@@ -220,7 +220,6 @@ def test_cues_together_learn_the_class():
 
 
 def test_similar_hashes_are_found_wherever_they_lie():
-@pytest.mark.slow
     random = np.random.default_rng(0)
     hashes = random.random((2 * BLOCK + 50, 256)) < 0.5
     for near, of, bits in ((BLOCK + 3, 5, MAX_DISTANCE), (2 * BLOCK + 9, BLOCK + 3, 1), (7, 6, MAX_DISTANCE + 1)):
@@ -231,6 +230,7 @@ def test_similar_hashes_are_found_wherever_they_lie():
 
 
 @needs_shared
+@pytest.mark.slow
 def test_real_radiographs_are_known_again_after_resizing(tmp_path, audited):
     originals, resized = SHARED / "data" / "originals", SHARED / "data" / "chest_xray" / "train"
     names = [path.relative_to(originals) for path in sorted(originals.rglob("*.jpeg"))]

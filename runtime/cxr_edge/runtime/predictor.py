@@ -440,7 +440,7 @@ def _about_lungs(prediction: Prediction) -> str:
     if prediction.lungs_found == "none":
         return "NO LUNGS FOUND"
     share = prediction.evidence_in_lungs
-    where = "no evidence" if share is None else f"{share:.0%} of the evidence in the lungs"
+    where = "no evidence" if share is None else f"{share:.0%} of the evidence in the hull of the lungs"
     doubt = {"one": "  ONLY ONE LUNG FOUND", "cut off": "  LUNGS CUT OFF AT THE BORDER"}
     return where + doubt.get(str(prediction.lungs_found), "")
 

@@ -140,10 +140,10 @@ def test_true_masks_of_which_a_fifth_is_missing_are_cut_off(masks, side):
 @pytest.mark.parametrize(
     ("found", "share", "line"),
     [
-        ("both", 0.974, "97% of the evidence in the lungs"),
+        ("both", 0.974, "97% of the evidence in the hull of the lungs"),
         ("both", None, "no evidence"),
-        ("one", 0.5, "50% of the evidence in the lungs  ONLY ONE LUNG FOUND"),
-        ("cut off", 0.5, "50% of the evidence in the lungs  LUNGS CUT OFF AT THE BORDER"),
+        ("one", 0.5, "50% of the evidence in the hull of the lungs  ONLY ONE LUNG FOUND"),
+        ("cut off", 0.5, "50% of the evidence in the hull of the lungs  LUNGS CUT OFF AT THE BORDER"),
         ("none", 0.0, "NO LUNGS FOUND"),
     ],
 )

@@ -11,6 +11,9 @@ from cxr_edge.common.dataset import CLASSES, read_dataset
 from cxr_edge.train.data.duplicates import BLOCK, MAX_DISTANCE, similar
 from cxr_edge.train.data.shortcuts import Cues, cues_together, measure, single_cues
 
+#: Most of them draw or read a data set.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def data(phantoms, tmp_path):
@@ -138,7 +141,6 @@ def test_a_picture_stored_anew_is_found(data, audited):
     assert "across classes and patients" in page
 
 
-@pytest.mark.slow
 def test_a_planted_shortcut_is_found(data, audited):
     before = auc(audited(data)[1])
     for path in data.rglob("NORMAL/*"):
@@ -230,7 +232,6 @@ def test_similar_hashes_are_found_wherever_they_lie():
 
 
 @needs_shared
-@pytest.mark.slow
 def test_real_radiographs_are_known_again_after_resizing(tmp_path, audited):
     originals, resized = SHARED / "data" / "originals", SHARED / "data" / "chest_xray" / "train"
     names = [path.relative_to(originals) for path in sorted(originals.rglob("*.jpeg"))]

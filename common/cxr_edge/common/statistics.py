@@ -1,4 +1,4 @@
-"""Statistics for training and verification: AUC, calibration error, rank correlation."""
+"""Statistics for training and verification: AUC, calibration error, rank correlation, Dice coefficient."""
 
 from __future__ import annotations
 
@@ -66,3 +66,10 @@ def rank_correlations(maps: Floats, others: Floats) -> Floats:
     first, second = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)
     norm = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
     return np.divide((first * second).sum(axis=1), norm, out=np.full(len(norm), np.nan), where=norm > 0)
+
+
+def dice(masks: npt.NDArray[np.bool_], reference: npt.NDArray[np.bool_]) -> Floats:
+    """Dice coefficient (Dice 1945) of each pair of masks: (N, h, w) twice -> (N,) in [0, 1]. Two empty masks give 1."""
+    both = 2 * (masks & reference).sum(axis=(1, 2))
+    either = masks.sum(axis=(1, 2)) + reference.sum(axis=(1, 2))
+    return np.where(either == 0, 1.0, both / np.maximum(either, 1))

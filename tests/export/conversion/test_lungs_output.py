@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from cxr_edge.common.run import Novelty
+from cxr_edge.common.statistics import dice
 from cxr_edge.export.conversion import mediapipe, onnx, quantize, tflite
 from cxr_edge.export.conversion.gradient import gradient_model
 from cxr_edge.export.conversion.graph import deployment_model
-from cxr_edge.export.verification.parity import dice
 from cxr_edge.export.verification.reference import Reference
 from cxr_edge.runtime import BundleError, load
 from cxr_edge.runtime.bundles.bundle import (

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.common.dataset import LabelledImage
-from cxr_edge.common.statistics import Floats, Labels, calibration_error, rank_correlations, roc_auc
+from cxr_edge.common.statistics import Floats, Labels, calibration_error, dice, rank_correlations, roc_auc
 from cxr_edge.export.verification.paired import brier, delong, mcnemar
 from cxr_edge.runtime.bundles.bundle import Manifest, ModelFile, OperatingPoint
 from cxr_edge.runtime.engines import Outputs
@@ -203,13 +203,6 @@ def _compare_lungs(lungs: Floats | None, reference: Floats | None) -> dict[str, 
         "lungs_dice": float(dice(lungs >= LUNG, reference >= LUNG).mean()),
         "lungs_max": _largest(np.abs(lungs - reference)),
     }
-
-
-def dice(masks: npt.NDArray[np.bool_], reference: npt.NDArray[np.bool_]) -> Floats:
-    """Dice coefficient of each pair of masks: (N, h, w) twice -> (N,) in [0, 1]. Two empty masks give 1."""
-    both = 2 * (masks & reference).sum(axis=(1, 2))
-    either = masks.sum(axis=(1, 2)) + reference.sum(axis=(1, 2))
-    return np.where(either == 0, 1.0, both / np.maximum(either, 1))
 
 
 def auc_delta_interval(labels: Labels, score: Floats, reference: Floats) -> tuple[float, float]:

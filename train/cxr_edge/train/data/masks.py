@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from cxr_edge.common.dataset import CLASSES, LabelledImage, Pixels
 from cxr_edge.runtime.errors import DataError, ImageError
+from cxr_edge.runtime.explanation.lungs import convex_hull
 from cxr_edge.runtime.imaging.folders import find_images
 from cxr_edge.runtime.imaging.image import read_image
 
@@ -86,10 +87,7 @@ def read_masks(masks: Mapping[str, Path], images: Sequence[LabelledImage], size:
 
 def hull(lungs: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Fill the convex hull of a mask: (H, W) uint8, 0 or 255."""
-    filled = np.zeros_like(lungs)
-    if len(points := cv2.findNonZero(lungs) if lungs.any() else ()):
-        cv2.fillConvexPoly(filled, cv2.convexHull(points), 255)
-    return filled
+    return np.where(convex_hull(lungs > 0), 255, 0).astype(np.uint8)
 
 
 def _read(path: Path, radiograph: Path, size: int) -> npt.NDArray[np.uint8]:

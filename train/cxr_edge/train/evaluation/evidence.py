@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.common.dataset import CLASSES, Pixels
-from cxr_edge.common.statistics import Floats
+from cxr_edge.common.statistics import Floats, dice
 from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract
 from cxr_edge.runtime.engines import Outputs
 from cxr_edge.runtime.engines.base import FloatArray
 from cxr_edge.runtime.explanation.gradcam import upsample
+from cxr_edge.runtime.explanation.lungs import LUNG
 from cxr_edge.train.data.masks import LungMasks
 from cxr_edge.train.evaluation.metrics import Cases, Estimate, mean_over_images
 from cxr_edge.train.evaluation.subject import Subject
@@ -98,11 +99,11 @@ def measure_evidence(subject: Subject, pixels: Pixels, cases: Cases, outputs: Ou
         patients = cases.patients[known][chosen][full]
         estimates = (mean_over_images(values, patients) for values in found[full].T)
         places.append(Place(CLASSES[truth], CLASSES[call], len(found), int((~full).sum()), *estimates))
-    dice = None
+    overlap = None
     if outputs.lungs is not None:
-        dice = mean_over_images(dice_scores(outputs.lungs[known], inside[..., 0]), cases.patients[known])
+        overlap = mean_over_images(dice_scores(outputs.lungs[known], inside[..., 0]), cases.patients[known])
     lung_area, hull_area = (float(area) for area in inside.mean(axis=(0, 1, 2)))
-    return Evidence(len(known), lung_area, hull_area, tuple(places), kept, dice)
+    return Evidence(len(known), lung_area, hull_area, tuple(places), kept, overlap)
 
 
 def without_surroundings(pixels: Pixels, hull: npt.NDArray[np.bool_]) -> Pixels:
@@ -126,12 +127,9 @@ def dice_scores(lungs: FloatArray, masks: npt.NDArray[np.bool_]) -> Floats:
     -------
     (N,) float in [0, 1]; 1 if both are empty.
     """
-    scores = np.ones(len(masks))
-    for row, (found, mask) in enumerate(zip(lungs, masks, strict=True)):
-        lung = cv2.resize(found, mask.shape[::-1], interpolation=cv2.INTER_LINEAR) >= 0.5
-        if total := int(lung.sum() + mask.sum()):
-            scores[row] = 2 * int((lung & mask).sum()) / total
-    return scores
+    size = masks.shape[:0:-1]
+    found = [cv2.resize(each, size, interpolation=cv2.INTER_LINEAR) >= LUNG for each in lungs]
+    return dice(np.array(found), masks)
 
 
 def _shares(heatmap: FloatArray, inside: npt.NDArray[np.bool_], geometry: HeatmapGeometry) -> Sequence[float]:

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from keras import layers, ops
 
-from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract
-from cxr_edge.runtime.explanation.gradcam import upsample
+from cxr_edge.runtime.bundles.bundle import HeatmapGeometry
+from cxr_edge.runtime.explanation.gradcam import interpolation
 
 #: Weight of the cross-entropy of the lungs, beside 1 for that of the decision.
 LUNG_WEIGHT = 1.0
@@ -91,9 +91,8 @@ class LungTask(layers.Layer):
 
 def places_of_cells(geometry: HeatmapGeometry, size: int, cells: int) -> npt.NDArray[np.float32]:
     """Weight of each cell of a heatmap at each pixel of the input, as the heatmap is drawn: (size², cells²) float32."""
-    feed = InputContract(size, size)
-    single = np.eye(cells * cells, dtype=np.float32).reshape(-1, cells, cells)
-    return np.stack([upsample(each, geometry, feed, size, size).ravel() for each in single], axis=1)
+    weights = interpolation(size, size, cells, geometry)
+    return np.kron(weights, weights)
 
 
 def with_lung_task(

@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("data")
 
 
-#: Resident memory (MB) above which garbage is collected after a test. The whole suite is one process and needs 4 GB.
+#: Resident memory (MB) above which garbage is collected after a test. The whole suite is one process.
 MUCH_MEMORY = 1800
 #: Growth (MB) since the last collection below which it is not repeated: one takes a second once TensorFlow is imported.
 MUCH_GROWTH = 200
@@ -35,15 +35,10 @@ def forget_networks_of_module():
     """Let Keras forget the networks of a module after it."""
     yield
     if "keras" in sys.modules:
-        forget_networks()
+        sys.modules["keras"].utils.clear_session(free_memory=False)
+        free_memory()
         if not gc.get_freeze_count():
             gc.freeze()  # later collections pass over TensorFlow's own objects, which stay until the end
-
-
-def forget_networks() -> None:
-    """Let Keras forget all networks, and free their memory."""
-    sys.modules["keras"].utils.clear_session(free_memory=False)
-    free_memory()
 
 
 @pytest.fixture(autouse=True)

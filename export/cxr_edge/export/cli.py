@@ -175,7 +175,8 @@ def verify(
     from cxr_edge.common.backend import import_keras_quietly
     from cxr_edge.export.verification.gates import load_gates
     from cxr_edge.export.verification.verify import open_for_verification, verify_bundle
-    from cxr_edge.runtime.bundles.bundle import PARITY, SIGNATURE
+    from cxr_edge.runtime.bundles.bundle import PARITY
+    from cxr_edge.runtime.bundles.manifest import SIGNATURE
     from cxr_edge.runtime.files import check_writable
 
     gates = load_gates(gates_file)

@@ -20,7 +20,8 @@ from cxr_edge.runtime.choices import BASELINES, MAX_PIXELS, MAX_STEPS, METHODS
 from cxr_edge.runtime.engines import Engine, Outputs, open_engine, select
 from cxr_edge.runtime.engines.base import FloatArray
 from cxr_edge.runtime.errors import BundleError, CxrEdgeWarning, EngineError, ImageError, UsageError
-from cxr_edge.runtime.imaging.image import Gray, ImageSource, in_memory, read_image
+from cxr_edge.runtime.imaging.gray import Gray
+from cxr_edge.runtime.imaging.image import ImageSource, in_memory, read_image
 from cxr_edge.runtime.imaging.preprocess import chunks, minimum_sides, preprocess, read_inputs
 
 if TYPE_CHECKING:

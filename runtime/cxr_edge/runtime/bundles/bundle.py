@@ -2,7 +2,7 @@
 
 Each model file also contains the facts of the manifest (see `facts`), so that a lone file can be used. Trust in a
 bundle has three sources: the sha256 of each file in the manifest, `parity.json` of `cxr-edge verify`, and
-`model.sig` if the bundle is signed (see `signing`).
+`model.sig` if the bundle is signed (see `signature`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from cxr_edge.runtime.bundles.manifest import (
     LARGEST_MANIFEST,
     MANIFEST,
     REMEDY,
+    SIGNATURE,
     HeatmapGeometry,
     InputContract,
     LungGrid,
@@ -45,7 +46,6 @@ __all__ = [
 ]
 
 PARITY = "parity.json"
-SIGNATURE = "model.sig"
 #: Suffix of a model file -> engine that runs it.
 ENGINE_OF_SUFFIX = {row.suffix: name for name, row in ENGINES.items() if row.suffix}
 #: Maximum size of `parity.json` in bytes; it lists every flipped image and optionally every layer.
@@ -104,12 +104,12 @@ class Bundle:
             )
         signed = None
         if trusted is not None or (path / SIGNATURE).is_file():
-            from cxr_edge.runtime.bundles import signing
+            from cxr_edge.runtime.bundles import signature
 
             if trusted is None:
-                signing.check_unlocked(path)
+                signature.check_unlocked(path)
             else:
-                signed = signing.verify(path, Path(trusted))
+                signed = signature.verify(path, Path(trusted))
         facts = Manifest.from_json(_read(path, MANIFEST, LARGEST_MANIFEST, REMEDY), str(path / MANIFEST))
         bundle = cls(path, facts, signed)
         plans = tuple(_plan(path, sidecar) for sidecar in bundle._sidecars())

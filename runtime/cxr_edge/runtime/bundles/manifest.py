@@ -20,6 +20,8 @@ SCHEMA_VERSION = 2
 #: Schemas that can be read. Manifests of schema 1 lack the fields with a default: no lungs, no kinds, no triage.
 READABLE = (1, SCHEMA_VERSION)
 MANIFEST = "manifest.json"
+#: File with the signature of a signed bundle.
+SIGNATURE = "model.sig"
 #: Maximum size of a manifest in bytes; usually it has 5,000.
 LARGEST_MANIFEST = 1_000_000
 REMEDY = "copy the whole bundle again, or export it again"

@@ -69,7 +69,7 @@ def _checked(bundle: Bundle, file: ModelFile) -> Row:
 
 
 def _signature(bundle: Bundle, trusted: Path | None) -> str:
-    from cxr_edge.runtime.bundles.bundle import MANIFEST, SIGNATURE
+    from cxr_edge.runtime.bundles.manifest import MANIFEST, SIGNATURE
 
     if bundle.signed is not None:
         return f"by {trusted}, over {len(bundle.signed)} files"

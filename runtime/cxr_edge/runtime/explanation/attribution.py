@@ -15,7 +15,7 @@ from cxr_edge.runtime.engines.base import FloatArray
 from cxr_edge.runtime.engines.onnx import open_session
 from cxr_edge.runtime.errors import BundleError, UsageError
 from cxr_edge.runtime.explanation.gradcam import draw_outline, put_text, scaled_radiograph, text_band
-from cxr_edge.runtime.imaging.image import Gray
+from cxr_edge.runtime.imaging.gray import Gray
 
 #: Number of points of the path in one batch; limits memory.
 BATCH = 8

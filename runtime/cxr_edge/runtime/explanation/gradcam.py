@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract
 from cxr_edge.runtime.engines.base import FloatArray
-from cxr_edge.runtime.imaging.image import Gray
+from cxr_edge.runtime.imaging.gray import Gray
 
 #: Range of the longer side of the radiograph in a picture (pixels): text stays legible and files stay small.
 PICTURE_SIDES = (512, 1024)

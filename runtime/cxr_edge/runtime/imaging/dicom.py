@@ -14,7 +14,7 @@ from cxr_edge.runtime.choices import MAX_PIXELS
 from cxr_edge.runtime.errors import CxrEdgeError, ImageError, MissingDecoderError
 from cxr_edge.runtime.imaging.dicom_file import Header, Tag, read_file
 from cxr_edge.runtime.imaging.dicom_pixels import SYNTAXES, Codes, Layout, read_codes
-from cxr_edge.runtime.imaging.image import Gray, stretch
+from cxr_edge.runtime.imaging.gray import Gray, stretch
 
 #: Accepted modalities: computed, digital and film radiography, and images of unknown origin.
 MODALITIES = frozenset({"CR", "DX", "RG", "OT", "SC", ""})

@@ -9,7 +9,7 @@ from struct import pack
 import numpy as np
 
 from cxr_edge.runtime.imaging.dicom_file import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, Tag
-from cxr_edge.runtime.imaging.image import Gray
+from cxr_edge.runtime.imaging.gray import Gray
 
 _SIDE = 32
 #: Maximum error of a pixel in [0, 255]; lossless samples are exact up to rounding.

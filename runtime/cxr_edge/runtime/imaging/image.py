@@ -15,12 +15,12 @@ import numpy.typing as npt
 
 from cxr_edge.runtime.choices import MAX_PIXELS
 from cxr_edge.runtime.errors import ImageError
+from cxr_edge.runtime.imaging.gray import Gray, stretch
 from cxr_edge.runtime.imaging.header import max_memory
 from cxr_edge.runtime.imaging.jpeg import decode_jpeg
 from cxr_edge.runtime.imaging.signatures import sniff
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | npt.NDArray[np.generic]"
-Gray: TypeAlias = npt.NDArray[np.uint8]
 
 #: Minimum side of a radiograph (pixels).
 MIN_SIDE = 32
@@ -144,21 +144,6 @@ def _from_array(array: npt.NDArray[np.generic]) -> Gray:
 
 def _to_uint8(pixels: npt.NDArray[np.generic], name: str) -> Gray:
     return np.ascontiguousarray(pixels) if pixels.dtype == np.uint8 else stretch(pixels, name)
-
-
-def stretch(values: npt.NDArray[np.generic], name: str) -> Gray:
-    """Map [min, max] of the image to [0, 255], because detectors use only 10 to 14 of 16 bits."""
-    with np.errstate(over="ignore"):  # a double beyond the range of float32 becomes infinite
-        low, high = float(np.float32(values.min())), float(np.float32(values.max()))
-    if not high - low <= float(np.finfo(np.float32).max):
-        raise ImageError(f"{name}: pixels that are not finite numbers; expected finite ones. Save the picture again")
-    gray = np.empty(values.shape, np.uint8)
-    for row in range(0, len(values), 64):  # limits the memory of the float32 copy
-        scaled = values[row : row + 64].astype(np.float32)
-        scaled -= low
-        scaled *= 255.0 / max(high - low, 1e-12)
-        gray[row : row + 64] = np.rint(scaled)
-    return gray
 
 
 def _checked(gray: Gray, name: str) -> Gray:

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from cxr_edge.runtime.choices import MAX_PIXELS
 from cxr_edge.runtime.errors import ImageError
-from cxr_edge.runtime.imaging.image import Gray, ImageSource, read_image
+from cxr_edge.runtime.imaging.gray import Gray
+from cxr_edge.runtime.imaging.image import ImageSource, read_image
 
 #: A JPEG is decoded to sides of at least this many times the network's input, then area-averaged. The reduced
 #: transforms of libjpeg only approximate an average of pixels. Measured on 70 radiographs of 0.1 to 4 megapixels:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cxr_edge.common.dataset import Pixels
 from cxr_edge.common.statistics import Floats, Labels
-from cxr_edge.runtime.imaging.image import Gray
+from cxr_edge.runtime.imaging.gray import Gray
 
 Clusters = npt.NDArray[np.int64]
 

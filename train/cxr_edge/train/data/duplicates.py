@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.runtime.imaging.image import Gray
+from cxr_edge.runtime.imaging.gray import Gray
 from cxr_edge.runtime.imaging.preprocess import preprocess
 
 K = TypeVar("K", bound=Hashable)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.common.dataset import Pixels
-from cxr_edge.runtime.imaging.image import Gray
+from cxr_edge.runtime.imaging.gray import Gray
 
 Random = np.random.Generator
 Point = tuple[float, float]

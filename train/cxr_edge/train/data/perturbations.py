@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from cxr_edge.common.dataset import Pixels
-from cxr_edge.runtime.imaging.image import Gray
+from cxr_edge.runtime.imaging.gray import Gray
 
 
 def perturb(pixels: Pixels, change: Callable[[Gray], Gray]) -> Pixels:

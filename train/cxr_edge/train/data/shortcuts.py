@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from cxr_edge.common.dataset import CLASSES
 from cxr_edge.common.statistics import roc_auc
-from cxr_edge.runtime.imaging.image import Gray
+from cxr_edge.runtime.imaging.gray import Gray
 
 #: Share of height and width on each side that counts as border.
 BORDER = 0.08

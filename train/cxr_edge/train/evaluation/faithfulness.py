@@ -18,7 +18,7 @@ from cxr_edge.common.statistics import Floats
 from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract
 from cxr_edge.runtime.engines.base import FloatArray
 from cxr_edge.runtime.explanation.gradcam import upsample
-from cxr_edge.runtime.imaging.image import Gray
+from cxr_edge.runtime.imaging.gray import Gray
 from cxr_edge.runtime.imaging.preprocess import preprocess
 from cxr_edge.train.evaluation.metrics import Cases, Estimate, mean_over_images
 from cxr_edge.train.evaluation.randomisation import Randomised, cascade

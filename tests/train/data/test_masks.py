@@ -6,7 +6,7 @@ import pytest
 
 from cxr_edge.common.dataset import read_dataset
 from cxr_edge.runtime.errors import DataError
-from cxr_edge.train.data.masks import find_masks, hull, read_masks
+from cxr_edge.train.data.masks import find_masks, read_masks
 from cxr_edge.train.data.phantom import write_dataset
 
 
@@ -32,18 +32,10 @@ def test_masks_belong_to_radiographs_of_the_same_class_and_name(copy):
     (copy / "masks" / "NORMAL" / "IM-0000-0000.png").unlink()
     images, masks = read(copy)
     assert [image.path.stem for image, known in zip(images, masks.known, strict=True) if not known] == ["IM-0000-0000"]
-    assert masks.pixels.shape == (len(images), 64, 64, 2) and set(np.unique(masks.pixels)) == {0, 255}
+    assert masks.pixels.shape == (len(images), 64, 64, 1) and set(np.unique(masks.pixels)) == {0, 255}
     row = next(row for row, image in enumerate(images) if image.path.stem == "IM-0001-0000")
     mask = cv2.imread(str(copy / "masks" / "NORMAL" / "IM-0001-0000.png"), 0)
     assert abs((masks.pixels[row, :, :, 0] > 0).mean() - (mask > 127).mean()) < 0.01
-    assert (masks.pixels[..., 1] >= masks.pixels[..., 0]).all()
-
-
-def test_the_hull_covers_the_space_between_the_lungs():
-    mask = np.zeros((40, 40), np.uint8)
-    mask[10:30, 5:12] = mask[10:30, 28:35] = 255
-    assert (hull(mask)[10:30, 5:35] == 255).all() and (hull(mask) > 0).sum() == 20 * 30
-    assert not hull(np.zeros((4, 4), np.uint8)).any()
 
 
 def test_a_mask_of_the_networks_input_size_fits_any_radiograph(copy):

@@ -30,8 +30,8 @@ class RadiographBatches(keras.utils.PyDataset):
     class_weights
         Weight the images so that both classes count the same: n / (2·n_class).
     masks
-        Lung masks of the radiographs. They become channels 1 and 2 of the pixels, because augmentation moves them with
-        the radiograph. They cannot be combined with `mixup`.
+        Lung masks of the radiographs. They become channel 1 of the pixels, because augmentation moves them with the
+        radiograph. They cannot be combined with `mixup`.
     mixup
         Parameter of the Beta distribution from which each image's share in the mixture with its neighbour is drawn
         (Zhang et al. 2018); 0 mixes none. `fit.augment.PairMix` does the mixing. The batch size must be even.
@@ -39,7 +39,7 @@ class RadiographBatches(keras.utils.PyDataset):
     Notes
     -----
     An item has pixels (n, H, W, 1) uint8, with mixup also shares (n, 1); targets (n, 1) float32; with class weights
-    also weights (n,) float32. With masks, pixels are (n, H, W, 3), and (n, 1) float32 in {0, 1} says which radiographs
+    also weights (n,) float32. With masks, pixels are (n, H, W, 2), and (n, 1) float32 in {0, 1} says which radiographs
     have a mask.
     """
 

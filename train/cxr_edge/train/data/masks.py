@@ -1,4 +1,4 @@
-"""Lung masks of radiographs: reading them, and the convex hull of both lungs."""
+"""Lung masks of radiographs: finding, reading and checking them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from cxr_edge.common.dataset import CLASSES, LabelledImage, Pixels
 from cxr_edge.runtime.errors import DataError, ImageError
-from cxr_edge.runtime.explanation.lungs import convex_hull
 from cxr_edge.runtime.imaging.folders import find_images
 from cxr_edge.runtime.imaging.image import read_image
 
@@ -29,7 +28,7 @@ class LungMasks:
     Attributes
     ----------
     pixels
-        (N, H, W, 2) uint8, 0 or 255: the lungs, and the convex hull of both; 0 where there is no mask.
+        (N, H, W, 1) uint8: 255 in the lungs, 0 elsewhere and where there is no mask.
     known
         (N,) bool: whether the radiograph has a mask.
     """
@@ -77,17 +76,11 @@ def read_masks(masks: Mapping[str, Path], images: Sequence[LabelledImage], size:
     DataError
         If a mask cannot be read, has another size than its radiograph, or cannot be a lung mask.
     """
-    pixels = np.zeros((len(images), size, size, 2), np.uint8)
+    pixels = np.zeros((len(images), size, size, 1), np.uint8)
     known = np.array([_key(image) in masks for image in images], bool)
     for row in np.flatnonzero(known).tolist():
-        lungs = _read(masks[_key(images[row])], images[row].path, size)
-        pixels[row, :, :, 0], pixels[row, :, :, 1] = lungs, hull(lungs)
+        pixels[row, :, :, 0] = _read(masks[_key(images[row])], images[row].path, size)
     return LungMasks(pixels, known)
-
-
-def hull(lungs: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Fill the convex hull of a mask: (H, W) uint8, 0 or 255."""
-    return np.where(convex_hull(lungs > 0), 255, 0).astype(np.uint8)
 
 
 def _read(path: Path, radiograph: Path, size: int) -> npt.NDArray[np.uint8]:

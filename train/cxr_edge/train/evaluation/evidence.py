@@ -15,7 +15,7 @@ from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract
 from cxr_edge.runtime.engines import Outputs
 from cxr_edge.runtime.engines.base import FloatArray
 from cxr_edge.runtime.explanation.gradcam import upsample
-from cxr_edge.runtime.explanation.lungs import LUNG
+from cxr_edge.runtime.explanation.lungs import LUNG, convex_hull
 from cxr_edge.train.data.masks import LungMasks
 from cxr_edge.train.evaluation.metrics import Cases, Estimate, mean_over_images
 from cxr_edge.train.evaluation.subject import Subject
@@ -83,7 +83,8 @@ def measure_evidence(subject: Subject, pixels: Pixels, cases: Cases, outputs: Ou
         The lungs of these images; some may have none.
     """
     known = np.flatnonzero(masks.known)
-    inside = masks.pixels[known] > 0
+    lungs = masks.pixels[known, :, :, 0] > 0
+    inside = np.stack([lungs, np.array([convex_hull(mask) for mask in lungs])], axis=-1)
     shares = np.array(
         [_shares(heatmap, mask, subject.heatmap) for heatmap, mask in zip(outputs.heatmap[known], inside, strict=True)]
     ).reshape(-1, 3)
@@ -101,7 +102,7 @@ def measure_evidence(subject: Subject, pixels: Pixels, cases: Cases, outputs: Ou
         places.append(Place(CLASSES[truth], CLASSES[call], len(found), int((~full).sum()), *estimates))
     overlap = None
     if outputs.lungs is not None:
-        overlap = mean_over_images(dice_scores(outputs.lungs[known], inside[..., 0]), cases.patients[known])
+        overlap = mean_over_images(dice_scores(outputs.lungs[known], lungs), cases.patients[known])
     lung_area, hull_area = (float(area) for area in inside.mean(axis=(0, 1, 2)))
     return Evidence(len(known), lung_area, hull_area, tuple(places), kept, overlap)
 

@@ -158,7 +158,7 @@ def fitted_model(
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = True
     height, width, _ = network.input_shape[1:]
-    image = keras.Input((height, width, 3 if config.lungs else 1), name="image")
+    image = keras.Input((height, width, 2 if config.lungs else 1), name="image")
     seen, inputs = augment(image), image
     if config.lungs and geometry:
         known = keras.Input((1,), name="known")

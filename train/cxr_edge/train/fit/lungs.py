@@ -22,7 +22,7 @@ class LungTask(layers.Layer):
     """Adds two losses for the radiographs that have a mask.
 
     The first is the cross-entropy of the lungs found. The second is the share of the heatmap's evidence that lies
-    outside the convex hull of both lungs. Grad-CAM has a closed form here (see `cxr_edge.export.conversion.graph`), so
+    outside the lungs. Grad-CAM has a closed form here (see `cxr_edge.export.conversion.graph`), so
     the penalty is an ordinary term of the loss ("right for the right reasons", Ross et al. 2017).
 
     Parameters
@@ -55,14 +55,14 @@ class LungTask(layers.Layer):
         features, active
             (N, h, w, K) and (N, 128): the last feature map, and the activations of the layer `hidden`.
         masks, known
-            (N, H, W, 2) in [0, 255]: lungs and hull; (N, 1): 1 if the radiograph has a mask, else 0.
+            (N, H, W, 1) in [0, 255]: the lungs; (N, 1): 1 if the radiograph has a mask, else 0.
         """
         if training:
             known = ops.cast(known[:, 0], "float32")
             masks = ops.cast(masks, "float32") / 255
-            self.add_loss(LUNG_WEIGHT * _mean_of(known, self._lung_loss(lungs, masks[..., :1])))
+            self.add_loss(LUNG_WEIGHT * _mean_of(known, self._lung_loss(lungs, masks)))
             if self._weight:
-                outside = self._outside(features, active, masks[..., 1])
+                outside = self._outside(features, active, masks)
                 self.add_loss(self._weight * _mean_of(known, outside))
         return logit
 
@@ -74,19 +74,19 @@ class LungTask(layers.Layer):
         each = ops.binary_crossentropy(target, ops.cast(lungs, "float32"), from_logits=True)
         return ops.mean(each, axis=(1, 2, 3))
 
-    def _outside(self, features: Any, active: Any, hull: Any) -> Any:
-        """Share of each heatmap's evidence that lies outside the hull: (N,) in [0, 1)."""
+    def _outside(self, features: Any, active: Any, masks: Any) -> Any:
+        """Share of each heatmap's evidence that lies outside the lungs: (N,) in [0, 1)."""
         cells = features.shape[1] * features.shape[2]
         features, active = ops.cast(features, "float32"), ops.cast(active, "float32")
         per_hidden = ops.cast(active > 0, "float32") * ops.transpose(self._logit.kernel) / cells
         weights = ops.matmul(per_hidden, ops.transpose(self._hidden.kernel))
         heatmap = ops.relu(ops.sum(features * weights[:, None, None, :], axis=-1))
         heatmap = ops.reshape(heatmap, (-1, cells))
-        pixels = self._places.shape[0]
-        inside = ops.matmul(ops.reshape(hull, (-1, pixels)), self._places) * (cells / pixels)
-        everywhere = ops.convert_to_tensor(self._places.sum(axis=0) * (cells / pixels))
-        evidence = ops.sum(heatmap * everywhere, axis=1)
-        return ops.sum(heatmap * (everywhere - inside), axis=1) / (evidence + LITTLE_EVIDENCE)
+        area = self._places.sum(axis=0)
+        covered = ops.matmul(ops.reshape(masks, (-1, self._places.shape[0])), self._places) / area
+        evidence = heatmap * (area * cells / self._places.shape[0])
+        outside = ops.sum(evidence * (1 - covered), axis=1)
+        return outside / (ops.sum(evidence, axis=1) + LITTLE_EVIDENCE)
 
 
 def places_of_cells(geometry: HeatmapGeometry, size: int, cells: int) -> npt.NDArray[np.float32]:
@@ -98,7 +98,7 @@ def places_of_cells(geometry: HeatmapGeometry, size: int, cells: int) -> npt.NDA
 def with_lung_task(
     network: keras.Model, image: Any, known: Any, geometry: HeatmapGeometry, evidence_weight: float
 ) -> Any:
-    """Apply the network to augmented radiographs (N, H, W, 3) with their masks; -> logit (N, 1), with both losses."""
+    """Apply the network to augmented radiographs (N, H, W, 2) with their masks; -> logit (N, 1), with both losses."""
     features, hidden = network.get_layer("pool").input, network.get_layer("hidden")
     parts = keras.Model(network.inputs[0], [*network.outputs, features, hidden.output], name="parts")
     places = places_of_cells(geometry, network.input_shape[1], features.shape[1])

@@ -14,7 +14,7 @@ SHARE = 0.5
 
 
 def augmentation(seed: int, crop_area: float = 1.0) -> keras.Sequential:
-    """Random tone curves, local contrast, position, crop, frame, resizing kernel, exposure, contrast by scale and noise.
+    """Random tone curve, local contrast, position, crop, frame, resizing kernel, exposure, contrast by scale and noise.
 
     Each is applied to `SHARE` of the images, local contrast to half of that. There is no flip, because the heart is on
     the left.

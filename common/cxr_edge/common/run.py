@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract, LungGrid, OperatingPoint, sha256
+from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract, LungGrid, OperatingPoint, Reference, sha256
+from cxr_edge.runtime.bundles.fields import Document
 from cxr_edge.runtime.errors import BundleError, IntegrityError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Run:
         run = cls(folder, record)
         try:
             _ = run.arch, run.input, run.geometry, run.operating_points, run.temperature, run.held_out, run.fingerprint
-            _ = run.lungs
+            _ = run.lungs, run.reference
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"{folder / RECORD}: incomplete ({error!r}); train again") from error
         return run
@@ -86,6 +87,13 @@ class Run:
         """Size of the map of the lungs; None if the network was trained without masks."""
         found = self.record.get("lungs")
         return None if found is None else LungGrid(**found)
+
+    @property
+    def reference(self) -> Reference | None:
+        """Distributions over held-out images; None in a run of an earlier version."""
+        found = self.record.get("reference")
+        document = Document(str(self.folder / RECORD), "copy the run again, or train again")
+        return None if found is None else document.build(Reference, found, "reference")
 
     @property
     def operating_points(self) -> tuple[OperatingPoint, ...]:

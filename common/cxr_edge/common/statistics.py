@@ -1,4 +1,4 @@
-"""Statistics for training and verification: AUC, calibration error, rank correlation, Dice coefficient."""
+"""Statistics for training and verification: probability, AUC, calibration error, rank correlation, Dice coefficient."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ Labels = npt.NDArray[np.int64]
 
 #: Number of bins of the reliability diagram and the calibration error.
 BINS = 15
+
+
+def to_probability(logit: Floats, temperature: float) -> npt.NDArray[np.float32]:
+    """sigmoid(logit / temperature), as in the deployment graph: (N,) float32 in [0, 1]."""
+    from scipy.special import expit
+
+    return np.asarray(expit(logit.astype(np.float64) / temperature), np.float32)
 
 
 def roc_auc(labels: Labels, score: Floats) -> float:

@@ -60,6 +60,45 @@ def test_kinds_of_outliers_are_new_in_schema_2():
     assert Manifest.from_json(json.dumps(named), "named").novelty_kinds == ("adult", "turned")
 
 
+RISING = [float(percent) for percent in range(101)]
+OF_CLASS = {
+    "images": 9, "patients": 8, "logit": RISING, "novelty": RISING, "novel": 1, "with_evidence": 3,
+    "evidence_in_lungs": RISING, "lungs_missed": 0,
+}  # fmt: skip
+REFERENCE = {"part": "hold-out", "classes": [OF_CLASS, OF_CLASS | {"evidence_in_lungs": None, "lungs_missed": None}]}
+
+
+def test_the_reference_is_optional():
+    data = {key: value for key, value in json.loads(TEXT).items() if key != "reference"}
+    assert Manifest.from_json(json.dumps(data), "without").reference is None
+    manifest = Manifest.from_json(json.dumps(data | {"reference": REFERENCE}), "with")
+    assert manifest.reference and manifest.reference.classes[0].logit == tuple(RISING)
+    assert Manifest.from_json(manifest.to_json(), "again") == manifest
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "expected"),
+    [
+        ({"logit": RISING[::-1]}, "reference.classes[0].logit", "101 ascending numbers"),
+        ({"novelty": RISING[1:]}, "reference.classes[0].novelty", "101 ascending numbers"),
+        ({"logit": [*RISING[1:], "x"]}, "reference.classes[0].logit[100]", 'found "x"'),
+        ({"evidence_in_lungs": 3}, "reference.classes[0].evidence_in_lungs", "101 ascending numbers"),
+        ({"images": 0}, "reference.classes[0].images", "a whole number ≥ 1"),
+        ({"novel": -1}, "reference.classes[0].novel", "a whole number ≥ 0"),
+    ],
+)
+def test_a_wrong_distribution_is_refused(change, field, expected):
+    classes = [OF_CLASS | change, OF_CLASS]
+    with pytest.raises(BundleError) as caught:
+        Manifest.from_json(changed(["reference"], REFERENCE | {"classes": classes}), "manifest.json")
+    assert str(caught.value).startswith(f"manifest.json: {field}: ") and expected in str(caught.value)
+
+
+def test_a_reference_has_both_classes():
+    with pytest.raises(BundleError, match="one entry for each class"):
+        Manifest.from_json(changed(["reference"], REFERENCE | {"classes": [OF_CLASS]}), "manifest.json")
+
+
 @pytest.mark.parametrize(
     ("path", "value", "field", "expected"),
     [

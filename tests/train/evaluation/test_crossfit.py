@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from cxr_edge.common.statistics import calibration_error, roc_auc
+from cxr_edge.common.statistics import calibration_error, roc_auc, to_probability
 from cxr_edge.train.evaluation.crossfit import FIGURES, leave_clusters_out, worst_of
-from cxr_edge.train.fit.calibrate import fit_temperature, operating_points, to_probability
+from cxr_edge.train.fit.calibrate import fit_temperature, operating_points
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cxr_edge.common.dataset import read_dataset, read_pixels
+from cxr_edge.common.network import keras_runner
 from cxr_edge.common.run import Novelty, Run
 from cxr_edge.export.verification.reference import Reference
 from cxr_edge.runtime import BundleError, DataError, UsageError, load
@@ -15,7 +16,7 @@ from cxr_edge.train.data.perturbations import PERTURBATIONS
 from cxr_edge.train.data.phantom import write_dataset
 from cxr_edge.train.evaluation.evaluate import choose_images
 from cxr_edge.train.evaluation.evidence import without_surroundings
-from cxr_edge.train.evaluation.subject import _keras_runner, open_subject
+from cxr_edge.train.evaluation.subject import open_subject
 
 
 class Page(HTMLParser):
@@ -158,7 +159,7 @@ def test_heatmaps_of_a_run_are_those_of_autodiff(run, phantoms):
     last = network.get_layer("logit")
     last.kernel.assign(abs(last.get_weights()[0]))  # everything speaks for pneumonia: no map is empty
     reference = Reference(network, opened.temperature, opened.novelty).run(pixels)
-    outputs = _keras_runner(network, opened.temperature, Novelty.load(run / "novelty.npz"))(pixels)
+    outputs = keras_runner(network, opened.temperature, Novelty.load(run / "novelty.npz"))(pixels)
     np.testing.assert_allclose(outputs.logit, reference.logit, atol=1e-4)
     np.testing.assert_allclose(outputs.probability, reference.probability, atol=1e-5)
     np.testing.assert_allclose(outputs.heatmap, reference.heatmap, atol=1e-4)

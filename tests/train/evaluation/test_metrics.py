@@ -5,7 +5,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 from support import needs_native_speed
 
-from cxr_edge.common.statistics import calibration_error, equal_width_bins
+from cxr_edge.common.statistics import calibration_error, equal_width_bins, to_probability
 from cxr_edge.runtime.bundles.bundle import OperatingPoint
 from cxr_edge.train.evaluation.metrics import (
     Cases,
@@ -23,7 +23,6 @@ from cxr_edge.train.evaluation.metrics import (
     score_metrics,
     triage_metrics,
 )
-from cxr_edge.train.fit.calibrate import to_probability
 
 
 def some_cases(count: int = 200, seed: int = 0) -> Cases:

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
+from cxr_edge.common.statistics import to_probability
 from cxr_edge.train.fit.calibrate import (
     TARGET,
     fit_temperature,
     operating_points,
-    to_probability,
 )
 
 

@@ -5,8 +5,9 @@ import pytest
 
 from cxr_edge.common.dataset import read_dataset, read_pixels
 from cxr_edge.common.run import Run
+from cxr_edge.common.statistics import to_probability
 from cxr_edge.train.data.perturbations import PERTURBATIONS, perturb
-from cxr_edge.train.fit.calibrate import TARGET, operating_points, to_probability
+from cxr_edge.train.fit.calibrate import TARGET, operating_points
 
 
 @pytest.fixture(scope="module")

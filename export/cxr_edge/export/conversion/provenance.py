@@ -19,7 +19,7 @@ TOOLS = (
 )  # fmt: skip
 #: Fields of `run.json` that the manifest leaves out, because it has fields of its own for them or has no use for them.
 LEFT_OUT = frozenset(
-    {"history", "split", "operating_points", "heatmap", "input", "temperature", "schema_version", "lungs"}
+    {"history", "split", "operating_points", "heatmap", "input", "temperature", "schema_version", "lungs", "reference"}
 )
 #: Fields of the split that the manifest keeps; the lists of files are left out.
 SPLIT = ("rule", "train_images", "validation_images", "holdout_images")
@@ -64,5 +64,6 @@ def manifest_of(run: Run, bundle: Path, calibration: Sequence[LabelledImage]) ->
         novelty_kinds=novelty.names,
         training={key: value for key, value in record.items() if key not in LEFT_OUT} | provenance,
         lungs=run.lungs,
+        reference=run.reference,
         calibration={"images": len(calibration), "fingerprint": fingerprint(calibration)} if calibration else {},
     )

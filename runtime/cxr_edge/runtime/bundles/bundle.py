@@ -21,12 +21,14 @@ from cxr_edge.runtime.bundles.manifest import (
     MANIFEST,
     REMEDY,
     SIGNATURE,
+    ClassReference,
     HeatmapGeometry,
     InputContract,
     LungGrid,
     Manifest,
     ModelFile,
     OperatingPoint,
+    Reference,
 )
 from cxr_edge.runtime.choices import ENGINES, PRECISIONS
 from cxr_edge.runtime.errors import BundleError, IntegrityError
@@ -36,12 +38,14 @@ __all__ = [
     "MANIFEST",
     "PARITY",
     "Bundle",
+    "ClassReference",
     "HeatmapGeometry",
     "InputContract",
     "LungGrid",
     "Manifest",
     "ModelFile",
     "OperatingPoint",
+    "Reference",
     "sha256",
 ]
 

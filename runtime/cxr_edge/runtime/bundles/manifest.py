@@ -54,6 +54,12 @@ Side = Annotated[int, Rule(f"a whole number from 1 to {LARGEST_SIDE}", lambda si
 Positive = Annotated[float, Rule("a number > 0", lambda value: value > 0)]
 NotNegative = Annotated[float, Rule("a number ≥ 0", lambda value: value >= 0)]
 Probability = Annotated[float, Rule("a number in [0, 1]", lambda value: 0 <= value <= 1)]
+#: Number of quantiles of a distribution: at 0, 1, ..., 100 %.
+QUANTILES = 101
+Quantiles = Annotated[
+    tuple[float, ...],
+    Rule(f"{QUANTILES} ascending numbers", lambda values: len(values) == QUANTILES and list(values) == sorted(values)),
+]
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,55 @@ class ModelFile:
 
 
 @dataclass(frozen=True)
+class ClassReference:
+    """What the model says about images of one class on which nothing was chosen in training.
+
+    Attributes
+    ----------
+    images, patients
+        Their number, and the number of their patients.
+    logit, novelty
+        Quantiles of these numbers.
+    novel
+        Number of images that are not in distribution.
+    with_evidence
+        Number of images whose heatmap is not empty; 0 if the model does not find the lungs.
+    evidence_in_lungs
+        Quantiles over the images with evidence; None if there are none.
+    lungs_missed
+        Number of images in which the lungs are not found, or not both, or not whole; None if the model does not find
+        the lungs.
+    """
+
+    images: Annotated[int, Rule("a whole number ≥ 1", lambda count: 1 <= count < 2**53)]
+    patients: Annotated[int, Rule("a whole number ≥ 1", lambda count: 1 <= count < 2**53)]
+    logit: Quantiles
+    novelty: Quantiles
+    novel: Count
+    with_evidence: Count
+    evidence_in_lungs: Quantiles | None
+    lungs_missed: Count | None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Distributions with which the decisions of a site are compared (`cxr-edge monitor`).
+
+    They are kept for each class, because the share of pneumonia differs between sites and is no drift by itself.
+
+    Attributes
+    ----------
+    part
+        The part of the training data whose images these are, such as `hold-out`.
+    classes
+        The distributions of both classes, in the order of `Manifest.classes`.
+    """
+
+    part: Name
+    classes: Annotated[tuple[ClassReference, ...], Rule("one entry for each class", lambda found: len(found) == 2)]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The facts of a model; written by `cxr-edge export`.
 
@@ -146,7 +201,7 @@ class Manifest:
     `calibration` record provenance (data fingerprint, split, seed, versions) and are not interpreted. The first
     operating point is the default. An image with a novelty above the threshold is not in distribution. `novelty_kinds`
     names the columns of the output `unlike`; it is empty if the files lack this output. `lungs` is None if the files
-    lack the output `lungs`.
+    lack the output `lungs`. `reference` is None in bundles of earlier versions; the runtime does not interpret it.
     """
 
     name: Name
@@ -168,6 +223,7 @@ class Manifest:
     companions: tuple[ModelFile, ...] = ()
     gradient: ModelFile | None = None
     lungs: LungGrid | None = None
+    reference: Reference | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,23 +11,19 @@ import numpy as np
 
 from cxr_edge.common.backend import import_keras_quietly
 from cxr_edge.common.dataset import Pixels
+from cxr_edge.common.network import Runner, keras_runner
 from cxr_edge.common.run import NETWORK, RECORD, Run
 from cxr_edge.runtime.bundles.bundle import MANIFEST, HeatmapGeometry, InputContract, OperatingPoint
 from cxr_edge.runtime.engines import Outputs
 from cxr_edge.runtime.errors import BundleError
 from cxr_edge.runtime.imaging.preprocess import chunks
 from cxr_edge.runtime.predictor import load
-from cxr_edge.train.fit.calibrate import to_probability
 
 if TYPE_CHECKING:
     import keras
 
-    from cxr_edge.common.run import Novelty
-
 #: Batch size; limits the memory of feature maps.
 BATCH = 64
-
-Runner = Callable[[Pixels], Outputs]
 
 
 @dataclass(frozen=True)
@@ -126,37 +121,5 @@ def _open_run(folder: Path) -> Subject:
         trained_on=run.fingerprint,
         trained=run,
         network=network,
-        _runner=_keras_runner(network, run.temperature, novelty),
+        _runner=keras_runner(network, run.temperature, novelty),
     )
-
-
-def _keras_runner(network: keras.Model, temperature: float, novelty: Novelty) -> Runner:
-    """Run the trained network, with Grad-CAM (Selvaraju et al. 2017) in the closed form that its head allows.
-
-    With A the last feature map, W1 the hidden layer and w2 the last: map = ReLU(A W1 · (w2 ⊙ 1[hidden > 0])) / cells.
-    """
-    import keras
-
-    hidden, last = network.get_layer("hidden"), network.get_layer("logit")
-    tapped = [network.get_layer(name).output for name in novelty.layers]
-    decoded = network.outputs[1:]
-    maps = keras.Model(network.inputs[0], [*network.outputs, *tapped, network.get_layer("pool").input])
-
-    def run(pixels: Pixels) -> Outputs:
-        kernel, bias = hidden.get_weights()
-        weight = last.get_weights()[0][:, 0]
-        logit, *seen = maps.predict_on_batch(pixels.astype(np.float32))
-        lungs, seen = seen[: len(decoded)], seen[len(decoded) :]
-        features = seen[-1]
-        count, height, width, channels = features.shape
-        per_cell = (features.reshape(-1, channels) @ kernel).reshape(count, height, width, -1)  # one large product
-        active = per_cell.mean(axis=(1, 2)) + bias > 0
-        heat = np.maximum(np.einsum("nhwk,nk->nhw", per_cell, active * weight), 0)
-        heatmap = (heat / (height * width)).astype(np.float32)
-        means = np.concatenate([each.mean(axis=(1, 2)) for each in seen], axis=1)
-        unlike = novelty.beyond(means) if novelty.names else None
-        found = to_probability(lungs[0][..., 0], 1.0) if lungs else None
-        probability = to_probability(logit[:, 0], temperature)
-        return Outputs(probability, logit[:, 0], heatmap, novelty.of(means), unlike, found)
-
-    return run

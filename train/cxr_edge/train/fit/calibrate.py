@@ -18,13 +18,6 @@ TARGET = 0.98
 _NEVER = 1 + 1e-6
 
 
-def to_probability(logit: Floats, temperature: float) -> npt.NDArray[np.float32]:
-    """sigmoid(logit / temperature), as in the deployment graph: (N,) float32 in [0, 1]."""
-    from scipy.special import expit
-
-    return np.asarray(expit(logit.astype(np.float64) / temperature), np.float32)
-
-
 def fit_temperature(labels: Labels, logit: Floats) -> float:
     """Fit the temperature with the least negative log likelihood (Guo et al. 2017).
 

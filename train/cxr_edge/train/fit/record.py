@@ -17,15 +17,18 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.common.dataset import Pixels
-from cxr_edge.common.run import NETWORK, NOVELTY, RECORD, SCHEMA_VERSION, Floats
-from cxr_edge.common.statistics import roc_auc
-from cxr_edge.runtime.bundles.bundle import sha256
+from cxr_edge.common.network import keras_runner
+from cxr_edge.common.reference import measure, reference_of
+from cxr_edge.common.run import NETWORK, NOVELTY, RECORD, SCHEMA_VERSION, Floats, Novelty
+from cxr_edge.common.statistics import roc_auc, to_probability
+from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract, Reference, sha256
+from cxr_edge.runtime.engines import Outputs
 from cxr_edge.train.data.batches import spread
 from cxr_edge.train.data.outliers import outliers
 from cxr_edge.train.data.patients import patient_of
 from cxr_edge.train.data.perturbations import PERTURBATIONS, perturb
 from cxr_edge.train.fit import models
-from cxr_edge.train.fit.calibrate import fit_temperature, operating_points, to_probability
+from cxr_edge.train.fit.calibrate import fit_temperature, operating_points
 from cxr_edge.train.fit.fold import deployable
 from cxr_edge.train.fit.geometry import GEOMETRY_IMAGES, heatmap_geometry
 from cxr_edge.train.fit.novelty import LAYERS, fit_novelty
@@ -89,18 +92,20 @@ def write_run(
         probability = to_probability(observe(holdout.pixels).logit, temperature)
         metrics["holdout"] = metrics_at(holdout.labels, probability, points[0].threshold)
     plot_curves(facts["history"], folder / "curves.png")
-    height, width = network.input_shape[1:3]
+    contract = InputContract(*network.input_shape[1:3])
+    geometry = heatmap_geometry(network, spread(validation.pixels, GEOMETRY_IMAGES))
     record = {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **facts,
-        "input": {"height": height, "width": width},
-        "heatmap": asdict(heatmap_geometry(network, spread(validation.pixels, GEOMETRY_IMAGES))),
+        "input": {"height": contract.height, "width": contract.width},
+        "heatmap": asdict(geometry),
         "lungs": _lung_grid(network),
         "model_sha256": sha256(folder / NETWORK),
         "novelty_sha256": sha256(folder / NOVELTY),
         "temperature": temperature,
         "operating_points": [asdict(point) for point in points],
+        "reference": asdict(_reference(network, novelty, geometry, contract, validation, holdout)),
         "split": _split(training, validation, holdout),
         "metrics": metrics,
         "versions": _versions(),
@@ -146,6 +151,19 @@ def _observe_outliers(
     """Features of each kind of outlier: made ones, and `strangers`."""
     images = {**outliers(training, OUTLIERS, seed), **strangers}
     return {kind: observe(pixels).features for kind, pixels in images.items()}
+
+
+def _reference(
+    network: keras.Model, novelty: Novelty, geometry: HeatmapGeometry, contract: InputContract, validation: Part,
+    holdout: Part,
+) -> Reference:  # fmt: skip
+    """What the runtime would say about the hold-out, on which nothing was chosen; about validation if there is none."""
+    name, part = ("hold-out", holdout) if len(holdout.images) else ("validation", validation)
+    run = keras_runner(network, 1.0, novelty)
+    batches = np.arange(PREDICT_BATCH, len(part.pixels), PREDICT_BATCH)
+    outputs = Outputs.concatenate([run(pixels) for pixels in np.split(part.pixels, batches)])
+    patients = [patient_of(image.path) for image in part.images]
+    return reference_of(measure(outputs, geometry, contract), part.labels, patients, novelty.threshold, name)
 
 
 def metrics_at(

@@ -81,9 +81,10 @@ class Simulation:
         if prevalence is not None:  # patients of both classes, so that pneumonia has this share of the images
             sick = np.array([labels[group].mean() for group in groups])
             sizes = np.array([len(group) for group in groups])
-            weights = np.where(
-                sick > 0.5, prevalence / sizes[sick > 0.5].sum(), (1 - prevalence) / sizes[sick <= 0.5].sum()
-            )
+            each = [
+                share / sizes[rows].sum() for share, rows in ((1 - prevalence, sick <= 0.5), (prevalence, sick > 0.5))
+            ]
+            weights = np.where(sick > 0.5, each[1], each[0])
         order = random.choice(len(groups), SIZE, p=weights / weights.sum())
         return np.concatenate([groups[group] for group in order])[:SIZE]
 

@@ -61,7 +61,7 @@ def observe(predictor: Predictor, data: Path, folder: Path, part: str = "hold-ou
     if not path.is_file():
         images = held_out(predictor, data, part)
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez(path, **_measure_all(predictor, images))
+        np.savez(path, **_measure_all(predictor, images))  # type: ignore[arg-type]
     with np.load(path) as stored:
         return _read(dict(stored))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,18 +97,15 @@ def write_page(path: Path, course: Course) -> None:
 def _diagrams(results: Sequence[Result]) -> list[tuple[str, bytes]]:
     """Title and PNG of each diagram."""
     shares = [("positive", "share of positives"), ("novel", NAMES["novel"]), ("lungs_missed", NAMES["lungs_missed"])]
-    pictures = [
-        (title, draw_png(lambda axes, name=name: _draw_shares(axes, results, name), 6, 2.8))
-        for name, title in shares
-        if getattr(results[0], name) is not None
+    drawn = [
+        (title, partial(_draw_shares, results=results, name=name)) for name, title in shares if _has(results, name)
     ]
-    return pictures + [
-        (
-            f"{NAMES[name]}: distance from the reference (KS)",
-            draw_png(lambda axes, n=name: _draw_ks(axes, results, n), 6, 2.8),
-        )
-        for name in results[0].distances
-    ]
+    drawn += [(f"{NAMES[n]}: distance (KS)", partial(_draw_ks, results=results, name=n)) for n in results[0].distances]
+    return [(title, draw_png(draw, 6, 2.8)) for title, draw in drawn]
+
+
+def _has(results: Sequence[Result], name: str) -> bool:
+    return all(getattr(result, name) is not None for result in results)
 
 
 def _draw_shares(axes: Any, results: Sequence[Result], name: str) -> None:

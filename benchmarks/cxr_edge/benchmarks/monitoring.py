@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,15 @@ class Simulation:
             alarms += min(found.values()) <= FALSE_ALARMS / len(found)
         return alarms / windows
 
+    @cached_property
+    def groups(self) -> list[npt.NDArray[np.intp]]:
+        """Rows of each patient."""
+        patients = self.observed.patients
+        return [np.flatnonzero(patients == name) for name in np.unique(patients)]
+
     def draw(self, random: np.random.Generator, prevalence: float | None = None) -> npt.NDArray[np.intp]:
         """Rows of one window: patients with replacement, with all their images, until it is full."""
-        labels, patients = self.observed.labels, self.observed.patients
-        groups = [np.flatnonzero(patients == name) for name in np.unique(patients)]
+        labels, groups = self.observed.labels, self.groups
         weights = np.ones(len(groups))
         if prevalence is not None:  # patients of both classes, so that pneumonia has this share of the images
             sick = np.array([labels[group].mean() for group in groups])

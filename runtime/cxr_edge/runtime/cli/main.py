@@ -37,6 +37,8 @@ ORDER = (
     "verify",
     "predict",
     "explain",
+    "calibrate",
+    "monitor",
     "bench",
     "inspect",
     "sign",

@@ -1,0 +1,1 @@
+"""A model at its site: a threshold of its own, and an alarm when its images change."""

@@ -1,0 +1,1 @@
+"""Comparison of a site's decisions with the reference of the model."""

@@ -27,6 +27,7 @@ from cxr_edge.runtime.bundles.manifest import (
     Manifest,
     ModelFile,
     OperatingPoint,
+    SiteCalibration,
 )
 from cxr_edge.runtime.choices import ENGINES, PRECISIONS
 from cxr_edge.runtime.errors import BundleError, IntegrityError
@@ -42,6 +43,7 @@ __all__ = [
     "Manifest",
     "ModelFile",
     "OperatingPoint",
+    "SiteCalibration",
     "sha256",
 ]
 

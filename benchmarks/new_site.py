@@ -174,7 +174,11 @@ def gains(seen: Observed, shipped: float, count: int, random: np.random.Generato
     lines = [
         row(f"{UNLABELLED} unlabelled, prevalence 0.1–0.8", PREVALENCES, without),
         *(row(f"{UNLABELLED} unlabelled, prevalence {p:g}", (p,), without) for p in (0.1, 0.5, 0.8)),
-        row(f"{LABELLED} labelled, 30 of each class, prevalence 0.1–0.8", PREVALENCES, lambda s, p: with_labels(s, p, False)),
+        row(
+            f"{LABELLED} labelled, 30 of each class, prevalence 0.1–0.8",
+            PREVALENCES,
+            lambda s, p: with_labels(s, p, False),
+        ),
         row(f"{LABELLED} labelled, and --prevalence", PREVALENCES, lambda s, p: with_labels(s, p, True)),
         *(row(f"{UNLABELLED} unlabelled, prevalence {p:g}", (p,), without) for p in RARE),
     ]
@@ -262,7 +266,7 @@ def refusals(seen: Observed, shipped: float, count: int, random: np.random.Gener
         strange = f"{seen.strange[name]:.0%}"
         lines.append(f"| {name.removeprefix('other: ')} | {1 - np.mean(taken):.1%} | {strange} |")
     return "\n".join([
-        f"\n| {UNLABELLED} unlabelled images | refused by their logits | unlike the training set (refused above 20 %) |",
+        f"\n| {UNLABELLED} unlabelled images | refused by their logits | unlike the training set (limit 20 %) |",
         "|---|---|---|",
         *lines,
     ])  # fmt: skip

@@ -1,8 +1,18 @@
 """Labelled folders of radiographs."""
 
+import hashlib
+
 import pytest
 
-from cxr_edge.common.dataset import LabelledImage, evenly, fingerprint, read_dataset, read_pixels
+from cxr_edge.common.dataset import (
+    LabelledImage,
+    contents,
+    evenly,
+    fingerprint,
+    has_content,
+    read_dataset,
+    read_pixels,
+)
 from cxr_edge.runtime import DataError
 
 
@@ -34,3 +44,14 @@ def test_splits_are_chosen_by_name_and_a_split_may_stand_alone(phantoms):
     assert {image.label for image in parts[0]} == {0, 1}
     with pytest.raises(DataError, match="Kaggle layout"):
         read_dataset(phantoms, ("val",))
+
+
+def test_contents_find_the_images_of_a_data_set(phantoms, tmp_path):
+    images = read_dataset(phantoms)
+    text = contents(images)
+    assert len(text) <= 7 * len(images) + 4
+    digests = [hashlib.sha256(image.path.read_bytes()).digest() for image in images]
+    assert all(has_content(text, digests))
+    assert has_content(text, [hashlib.sha256(b"another").digest()]) == [False]
+    with pytest.raises(ValueError):
+        has_content("AAAA", digests)

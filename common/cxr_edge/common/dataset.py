@@ -5,6 +5,7 @@ The layout is `{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg`, or one split of it.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ SPLITS = ("train", "val", "test")
 #: (N, H, W, 1) uint8 in [0, 255].
 Pixels = npt.NDArray[np.uint8]
 T = TypeVar("T")
+#: Key of `contents` in the record of a data set, and bytes of each hash in it.
+CONTENTS, HASH_BYTES = "contents", 5
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,31 @@ def fingerprint(images: Iterable[LabelledImage]) -> str:
         total.update(f"{CLASSES[image.label]}/{image.path.name}\n".encode())
         total.update(hashlib.sha256(image.path.read_bytes()).digest())
     return total.hexdigest()
+
+
+def contents(images: Iterable[LabelledImage]) -> str:
+    """The first five bytes of the sha256 of each file, sorted, in base64: 7 characters for an image.
+
+    `has_content` finds an image in it. Of 1,000 other images and 5,000 of these, one is found by chance in 200,000 data
+    sets.
+    """
+    found = {hashlib.sha256(image.path.read_bytes()).digest()[:HASH_BYTES] for image in images}
+    return base64.b64encode(b"".join(sorted(found))).decode()
+
+
+def has_content(text: str, digests: Iterable[bytes]) -> list[bool]:
+    """Whether each sha256 is one of the images of `contents`.
+
+    Raises
+    ------
+    ValueError
+        If the text is not made by `contents`.
+    """
+    known = base64.b64decode(text, validate=True)
+    if len(known) % HASH_BYTES:
+        raise ValueError(f"{len(known)} bytes are no hashes of {HASH_BYTES}")
+    all_known = {known[start : start + HASH_BYTES] for start in range(0, len(known), HASH_BYTES)}
+    return [digest[:HASH_BYTES] in all_known for digest in digests]
 
 
 def _is_split(folder: Path) -> bool:

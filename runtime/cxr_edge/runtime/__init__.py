@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cxr_edge.runtime.bundles.bundle import Bundle, Manifest
     from cxr_edge.runtime.errors import (
         BundleError,
+        CalibrationError,
         CxrEdgeError,
         DataError,
         EngineError,
@@ -35,6 +36,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 __all__ = [
     "Bundle",
     "BundleError",
+    "CalibrationError",
     "CxrEdgeError",
     "DataError",
     "EngineError",

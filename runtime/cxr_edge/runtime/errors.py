@@ -5,6 +5,7 @@
     CxrEdgeError
     ├── UsageError (ValueError)             an invalid argument
     ├── DataError (ValueError)              a data set folder that cannot be used
+    ├── CalibrationError (ValueError)       images of a site from which no threshold can be chosen
     ├── ImageError (ValueError)             one image that cannot be read as a radiograph
     ├── BundleError (ValueError)            a bundle or model file that is invalid
     │   └── IntegrityError                  a file whose content differs from its manifest
@@ -34,6 +35,10 @@ class UsageError(CxrEdgeError, ValueError):
 
 class DataError(CxrEdgeError, ValueError):
     """A data set folder that cannot be used."""
+
+
+class CalibrationError(CxrEdgeError, ValueError):
+    """Images of a site from which no threshold can be chosen."""
 
 
 class ImageError(CxrEdgeError, ValueError):

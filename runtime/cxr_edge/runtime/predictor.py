@@ -70,6 +70,10 @@ class Prediction:
     evidence_in_lungs
         Share of the heatmap's evidence, in [0, 1], that lies inside the convex hull of the lungs
         (`explanation.lungs.evidence_inside`). None if the heatmap is empty.
+    calibrated
+        When the bundle was calibrated at a site (ISO 8601), whatever the operating point; None if it was not.
+    site_probability
+        Probability of pneumonia at that site, in [0, 1]; None without calibration.
     timings_ms
         Milliseconds of decode, preprocess, inference and in total. In a batch, the time of the batch divided by the
         number of images.
@@ -90,6 +94,8 @@ class Prediction:
     lungs: FloatArray | None = None
     lungs_found: str | None = None
     evidence_in_lungs: float | None = None
+    calibrated: str | None = None
+    site_probability: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Fields of a JSON line."""
@@ -105,6 +111,8 @@ class Prediction:
             "unlike": self.unlike,
             "lungs_found": self.lungs_found,
             "evidence_in_lungs": self.evidence_in_lungs,
+            "calibrated": self.calibrated,
+            "site_probability": self.site_probability,
             "heatmap": [[round(float(v), 5) for v in row] for row in self.heatmap],
             "timings_ms": {stage: round(ms, 3) for stage, ms in self.timings_ms.items()},
         }
@@ -324,10 +332,11 @@ class Predictor:
         beyond = None if outputs.unlike is None else outputs.unlike[row]
         point = self.operating_point
         timings = {stage: 1e3 * s for stage, s in seconds.items()}
+        site, logit = self.manifest.site, float(outputs.logit[row])
         return Prediction(
             label=self.manifest.answers(point)[point.answer(probability)],
             probability=probability,
-            logit=float(outputs.logit[row]),
+            logit=logit,
             operating_point=point.name,
             threshold=point.threshold,
             rule_out=point.rule_out,
@@ -336,6 +345,8 @@ class Predictor:
             in_distribution=novelty <= limit,
             unlike=None if novelty <= limit else kind_of(beyond, novelty, self.manifest.novelty_kinds),
             beyond=beyond,
+            calibrated=None if site is None else site.date,
+            site_probability=None if site is None else site.probability(logit),
             timings_ms=timings | {"total": sum(timings.values())},
             **self._lungs(outputs, row),
         )
@@ -430,8 +441,9 @@ def _caption(prediction: Prediction) -> str:
     known = prediction.unlike not in (None, UNKNOWN)
     doubt = "" if prediction.in_distribution else "  UNLIKE THE TRAINING SET" + f" ({prediction.unlike})" * known
     unsure = "" if prediction.rule_out is None else f"{prediction.rule_out:.3f}-"
+    site = "" if prediction.calibrated is None else f"  calibrated {prediction.calibrated[:10]}"
     decision = (
-        f"{prediction.label}  p={prediction.probability:.3f}  threshold={unsure}{prediction.threshold:.3f}{doubt}"
+        f"{prediction.label}  p={prediction.probability:.3f}  threshold={unsure}{prediction.threshold:.3f}{site}{doubt}"
     )
     return decision if prediction.lungs is None else f"{decision}\n{_about_lungs(prediction)}"
 

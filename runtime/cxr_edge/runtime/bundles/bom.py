@@ -5,7 +5,9 @@ It is written as plain JSON, because the usual Python library has no model cards
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import version
 from typing import Any
@@ -20,6 +22,8 @@ LIMITATIONS = (
     "Frontal chest radiographs only; expect less accuracy at another hospital than on its own data set.",
     "Above the manifest's novelty_threshold an image is unlike the training set, and the decision means nothing.",
 )
+#: Key of the hashes of the training images, which are too many for a document to read.
+CONTENTS = "contents"
 OUTPUTS = ("probability", "logit", "heatmap", "novelty")
 
 
@@ -75,7 +79,8 @@ def _model(manifest: Manifest) -> Json:
             "properties": [
                 _property(f"operating_point:{point.name}", f"{_rule(point)}: {point.chosen}")
                 for point in manifest.operating_points
-            ],
+            ]
+            + ([_property("site", json.dumps(asdict(manifest.site)))] if manifest.site else []),
         },
         "properties": [
             _property(name, manifest.training[name])
@@ -113,7 +118,7 @@ def _datasets(manifest: Manifest) -> Iterator[Json]:
                 "type": "dataset",
                 "name": name,
                 "description": "Chest radiographs, normal or pneumonia; the fingerprint is a sha256 over all files.",
-                "contents": {"properties": [_property(key, value) for key, value in known.items()]},
+                "contents": {"properties": [_property(key, value) for key, value in known.items() if key != CONTENTS]},
                 "sensitiveData": ["radiographs of patients"],
             }
 

@@ -29,6 +29,7 @@ from cxr_edge.runtime.bundles.manifest import (
     ModelFile,
     OperatingPoint,
     Reference,
+    SiteCalibration,
 )
 from cxr_edge.runtime.choices import ENGINES, PRECISIONS
 from cxr_edge.runtime.errors import BundleError, IntegrityError
@@ -46,6 +47,7 @@ __all__ = [
     "ModelFile",
     "OperatingPoint",
     "Reference",
+    "SiteCalibration",
     "sha256",
 ]
 

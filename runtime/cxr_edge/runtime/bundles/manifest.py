@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -29,6 +30,9 @@ REMEDY = "copy the whole bundle again, or export it again"
 LONGEST_TEXT, LARGEST_SIDE = 10_000, 8192
 #: The answer between both classes at a three-way operating point.
 UNSURE = "UNSURE"
+#: The operating point that `cxr-edge calibrate` adds, and its methods.
+SITE = "site"
+METHODS = ("labels: bias", "labels: slope and bias", "valley")
 #: Unknown sha256: the facts inside a file cannot contain the hash of the whole file.
 UNKNOWN_SHA256 = ""
 
@@ -59,6 +63,9 @@ QUANTILES = 101
 Quantiles = Annotated[
     tuple[float, ...],
     Rule(f"{QUANTILES} ascending numbers", lambda values: len(values) == QUANTILES and list(values) == sorted(values)),
+]
+Interval = Annotated[
+    tuple[float, ...], Rule("two numbers, the lower one first", lambda ends: len(ends) == 2 and ends[0] <= ends[1])
 ]
 
 
@@ -133,6 +140,54 @@ class OperatingPoint:
 
 
 @dataclass(frozen=True)
+class SiteCalibration:
+    """How the operating point `site` was made; written by `cxr-edge calibrate`.
+
+    Attributes
+    ----------
+    date
+        When, in ISO 8601.
+    method
+        `labels: bias`, `labels: slope and bias` or `valley` (without labels).
+    images, labelled, strangers
+        Numbers of images, of labelled ones, and of those that are not in distribution.
+    fingerprint
+        sha256 over the sorted sha256 of the image files, with their labels.
+    prevalence, prevalence_interval
+        Share of pneumonia for which the threshold was chosen; its 95 % interval by bootstrap.
+    threshold_interval
+        95 % interval of the threshold by bootstrap.
+    shift, shift_interval, largest_shift
+        Log-odds by which the threshold moved from that of the shipped default; its 95 % interval; the bound.
+    forced
+        Whether the shift is beyond its bound (`--force`).
+    slope, bias
+        The probability at the site is sigmoid(slope · logit + bias).
+    """
+
+    date: Name
+    method: Annotated[str, one_of(*METHODS)]
+    images: Count
+    labelled: Count
+    strangers: Count
+    fingerprint: Annotated[str, Rule("64 hexadecimal digits", lambda digest: len(digest) == 64)]
+    prevalence: Probability
+    prevalence_interval: Interval
+    threshold_interval: Interval
+    shift: float
+    shift_interval: Interval
+    largest_shift: Positive
+    forced: bool
+    slope: Positive
+    bias: float
+
+    def probability(self, logit: float) -> float:
+        """The probability of pneumonia at the site for a logit, in [0, 1]."""
+        odds = math.exp(-abs(log_odds := self.slope * logit + self.bias))
+        return 1 / (1 + odds) if log_odds >= 0 else odds / (1 + odds)
+
+
+@dataclass(frozen=True)
 class ModelFile:
     """One file of the bundle, with its hash and size."""
 
@@ -202,6 +257,7 @@ class Manifest:
     operating point is the default. An image with a novelty above the threshold is not in distribution. `novelty_kinds`
     names the columns of the output `unlike`; it is empty if the files lack this output. `lungs` is None if the files
     lack the output `lungs`. `reference` is None in bundles of earlier versions; the runtime does not interpret it.
+    `site` says how the operating point `site` was made; None if no site calibrated the bundle.
     """
 
     name: Name
@@ -224,6 +280,7 @@ class Manifest:
     gradient: ModelFile | None = None
     lungs: LungGrid | None = None
     reference: Reference | None = None
+    site: SiteCalibration | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
@@ -259,6 +316,8 @@ class Manifest:
         manifest = document.build(cls, data)
         _check_unique(document, "operating_points", "name", (point.name for point in manifest.operating_points))
         _check_order(document, manifest.operating_points)
+        if manifest.site and all(point.name != SITE for point in manifest.operating_points):
+            raise document.error("operating_points", f"no point {SITE!r}", f"one, because the field {SITE} is given")
         _check_unique(document, "files", "path", (file.path for file in manifest.all_files))
         if not embedded:
             for file in manifest.all_files:

@@ -25,7 +25,7 @@ from cxr_edge.runtime.files import open_atomically, write_atomically
 #: Columns of a CSV file, whatever fields its rows have.
 COLUMNS = (
     "path", "label", "probability", "logit", "operating_point", "threshold", "rule_out", "novelty", "in_distribution",
-    "unlike", "lungs_found", "evidence_in_lungs", "error",
+    "unlike", "lungs_found", "evidence_in_lungs", "calibrated", "site_probability", "error",
 )  # fmt: skip
 
 

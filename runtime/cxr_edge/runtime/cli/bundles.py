@@ -15,7 +15,7 @@ from cxr_edge.runtime.cli.console import Row, emit, output_format, trusted_optio
 from cxr_edge.runtime.errors import EXIT_CHECK_FAILED, IntegrityError
 
 if TYPE_CHECKING:
-    from cxr_edge.runtime.bundles.bundle import Bundle, Manifest, ModelFile
+    from cxr_edge.runtime.bundles.bundle import Bundle, Manifest, ModelFile, SiteCalibration
 
 
 @click.command()
@@ -85,7 +85,21 @@ def _summary(manifest: Manifest, signature: str) -> str:
         f"input             {feed.name}: {feed.dtype} (N, {feed.height}, {feed.width}, {feed.channels}) in [0, 255]\n"
         f"classes           {', '.join(manifest.classes)}\n"
         f"operating points  {points}\n"
+        f"{_about_site(manifest.site)}"
         f"signature         {signature}\n"
+    )
+
+
+def _about_site(site: SiteCalibration | None) -> str:
+    """The lines about the calibration at a site."""
+    if site is None:
+        return ""
+    low, high = site.prevalence_interval
+    return (
+        f"calibrated        {site.date}, {site.method}, {site.images} images ({site.labelled} labelled), "
+        f"fingerprint {site.fingerprint[:16]}…\n"
+        f"                  prevalence {site.prevalence:.2f} ({low:.2f}–{high:.2f}), threshold moved by "
+        f"{site.shift:+.2f} log-odds (bound {site.largest_shift:g}{', --force' if site.forced else ''})\n"
     )
 
 

@@ -55,6 +55,7 @@ class Facts:
     threshold: float
     cxr_edge: str
     rule_out: float | None = None
+    calibrated: str | None = None
     schema_version: int = 2
 
     @classmethod
@@ -63,7 +64,7 @@ class Facts:
         file, point = predictor.file, predictor.operating_point
         return cls(
             predictor.manifest.name, file.path, file.sha256, file.engine, file.precision, point.name, point.threshold,
-            version("cxr-edge"), point.rule_out,
+            version("cxr-edge"), point.rule_out, predictor.manifest.site.date if predictor.manifest.site else None,
         )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from cxr_edge.common.dataset import CLASSES, LabelledImage, fingerprint, read_dataset
+from cxr_edge.common.dataset import CLASSES, CONTENTS, LabelledImage, contents, fingerprint, read_dataset
 from cxr_edge.runtime.errors import CxrEdgeError, UsageError
 from cxr_edge.train.data.masks import find_masks
 from cxr_edge.train.data.patients import split_by_blocks
@@ -117,7 +117,7 @@ def _facts(config: TrainConfig, images: Sequence[LabelledImage], masks: Mapping[
     return {
         # The name only: the folder of the weights depends on the machine.
         "config": asdict(config) | {"weights": Path(config.weights).name},
-        "data": {"images": len(images), "fingerprint": fingerprint(images)},
+        "data": {"images": len(images), "fingerprint": fingerprint(images), CONTENTS: contents(images)},
         "masks": {"images": len(found), "fingerprint": fingerprint(found)} if found else None,
     }
 

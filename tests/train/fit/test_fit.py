@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 
-from cxr_edge.common.dataset import fingerprint, read_dataset, read_pixels
+from cxr_edge.common.dataset import contents, fingerprint, read_dataset, read_pixels
 from cxr_edge.runtime import DataError, UsageError
 from cxr_edge.train.data.batches import RadiographBatches
 from cxr_edge.train.data.patients import patient_of
@@ -21,7 +21,8 @@ from cxr_edge.train.fit.training import train
 def test_a_run_tells_what_it_was_made_of(run, phantoms):
     record = json.loads((run / "run.json").read_text())
     images = read_dataset(phantoms, ("train", "val"))
-    assert record["data"] == {"images": len(images), "fingerprint": fingerprint(images)}
+    expected = {"images": len(images), "fingerprint": fingerprint(images), "contents": contents(images)}
+    assert record["data"] == expected
     assert sum(record["split"][f"{part}_images"] for part in ("train", "validation", "holdout")) == len(images)
     assert not {*record["split"]["validation_files"]} & {*record["split"]["holdout_files"]}
     assert record["metrics"].keys() == {"validation", "holdout"}

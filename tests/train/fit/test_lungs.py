@@ -109,8 +109,9 @@ def test_training_with_masks_finds_the_lungs_and_takes_the_evidence_from_there(d
     assert [tuple(output.shape) for output in network.outputs] == [(None, 1), (None, 20, 20, 1)]
     found = evidence_of(tmp_path / "run", data)
     pneumonia = found.places[-1]
-    # Without the penalty, the same training gives 0.46 in the hull, and the hottest point there in 0.18.
-    assert pneumonia.in_hull.value > 0.8 > 2 * found.hull_area and pneumonia.peak_in_hull.value > 0.9
+    # Without the penalty, the same training gives 0.38 in the lungs, and the hottest point in their hull in 0.09. The
+    # penalty is on the lungs themselves. A cell of this network is as wide as a lung, so some evidence stays outside.
+    assert pneumonia.in_lungs.value > 0.6 > 2 * found.lung_area and pneumonia.peak_in_hull.value > 0.9
     assert found.dice.value > 0.7
 
 

@@ -213,15 +213,20 @@ class Predictor:
         self._engine, self._gradients, self._lock = None, None, Lock()
         return left
 
-    def predict(self, image: ImageSource) -> Prediction:
+    def predict(self, image: ImageSource, name: str | None = None) -> Prediction:
         """Decide on one radiograph: a path, the bytes of a file, or an array (see `read_image`).
+
+        Parameters
+        ----------
+        name
+            Name of the image in errors; by default its path, or what it is.
 
         Raises
         ------
         ImageError
             If the image cannot be read.
         """
-        return self._predict(image)[1]
+        return self._predict(image, name)[1]
 
     def explain(
         self, image: ImageSource, method: str = "gradcam", max_steps: int = MAX_STEPS, baseline: str = BASELINES[0]

@@ -34,8 +34,8 @@ STDIN = "-"
 LONG_BATCH = 50
 
 
-def model_options(function: F) -> F:
-    """Add the options that choose a model, an engine and a threshold."""
+def choice_options(function: F) -> F:
+    """Add the options that choose a model, a file, a threshold and the images that are accepted."""
     for option in (
         trusted_option,
         click.option(
@@ -44,9 +44,6 @@ def model_options(function: F) -> F:
             default=MAX_PIXELS,
             show_default=True,
             help="Refuse image files with more pixels than this.",
-        ),
-        click.option(
-            "--threads", type=click.IntRange(1), help="CPU threads of the engine.  [default: number of cores, up to 4]"
         ),
         click.option(
             "--operating-point",
@@ -77,6 +74,14 @@ def model_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def model_options(function: F) -> F:
+    """Add the options that choose a model, an engine and a threshold."""
+    threads = click.option(
+        "--threads", type=click.IntRange(1), help="CPU threads of the engine.  [default: number of cores, up to 4]"
+    )
+    return choice_options(threads(function))
 
 
 @click.command()

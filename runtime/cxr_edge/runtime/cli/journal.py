@@ -244,22 +244,25 @@ def _check_header(path: Path, line: bytes, facts: Facts) -> None:
     if _header(facts).startswith(line):
         return
     try:
-        before = json.loads(line)["run"]
-        now = asdict(facts)
-        differences = [
-            f"{name} {_short(before.get(name))}, now {_short(now.get(name))}"
-            for name in dict.fromkeys((*now, *before))
-            if before.get(name) != now.get(name)
-        ]
+        found = differences(json.loads(line)["run"], asdict(facts))
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise UsageError(
             f"{path}: its first line does not say which model made its rows; expected the journal of an interrupted "
             f"`predict -o`, found {line[:40]!r}. Delete it to start again, or choose another FILE with -o"
         ) from error
     raise UsageError(
-        f"{path}: the interrupted run had {'; '.join(differences)}. A result contains rows of one model only: "
+        f"{path}: the interrupted run had {'; '.join(found)}. A result contains rows of one model only: "
         f"repeat the earlier options to continue, or delete {path} to start again"
     )
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between the facts of two runs, for a message."""
+    return [
+        f"{name} {_short(before.get(name))}, now {_short(now.get(name))}"
+        for name in dict.fromkeys((*now, *before))
+        if before.get(name) != now.get(name)
+    ]
 
 
 def _short(value: object) -> str:

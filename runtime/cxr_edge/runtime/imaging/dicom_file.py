@@ -28,9 +28,11 @@ class Tag(IntEnum):
     """The elements that are read, with their DICOM keywords."""
 
     TransferSyntaxUID = 0x00020010
+    StudyDate = 0x00080020
     Modality = 0x00080060
     BodyPartExamined = 0x00180015
     ViewPosition = 0x00185101
+    StudyInstanceUID = 0x0020000D
     SamplesPerPixel = 0x00280002
     PhotometricInterpretation = 0x00280004
     NumberOfFrames = 0x00280008

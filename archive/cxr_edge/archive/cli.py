@@ -107,7 +107,8 @@ def report(
     the model, and the figures of `evaluate` if labels were carried along. The page also shows the most novel
     radiographs and those closest to the threshold, with their heatmaps.
     """
-    from cxr_edge.archive.report import make_report, print_report, write_page
+    from cxr_edge.archive.report import make_report
+    from cxr_edge.archive.report_page import print_report, write_page
 
     found = make_report(target, model, trusted)
     if page:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from cxr_edge.archive.planning import Block
 from cxr_edge.archive.scoring import Done, Job, Worker
-
 from cxr_edge.runtime.cli.journal import Facts
 from cxr_edge.runtime.errors import CxrEdgeError, EngineError
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
+
 from cxr_edge.archive.places import absolute, is_remote, naming_source, open_place
 from cxr_edge.archive.schema import INPUTS
-
 from cxr_edge.runtime.errors import UsageError
 
 MANIFESTS, LISTS = (".csv", ".parquet"), (".txt",)

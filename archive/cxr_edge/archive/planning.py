@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+
 from cxr_edge.archive.sources import TAR
 from cxr_edge.archive.storage import ROWS_FOLDER, Output
-
 from cxr_edge.runtime.errors import UsageError
 
 #: Bounds of the number of rows in a file. Few rows are lost when a worker dies; many files slow readers down. A row

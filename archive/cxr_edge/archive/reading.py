@@ -15,7 +15,6 @@ from typing import Any
 from cxr_edge.archive.places import is_remote, local_path, open_place
 from cxr_edge.archive.planning import tar_version
 from cxr_edge.archive.schema import printable
-
 from cxr_edge.runtime.errors import ImageError
 from cxr_edge.runtime.imaging.folders import SUFFIXES
 from cxr_edge.runtime.imaging.image import in_memory

@@ -19,7 +19,6 @@ from typing import Any
 
 from cxr_edge.archive.schema import SCHEMA_VERSION
 from cxr_edge.archive.storage import RUN, WRITING, Output
-
 from cxr_edge.runtime.cli.journal import Facts, differences
 from cxr_edge.runtime.errors import OutputError, UsageError
 

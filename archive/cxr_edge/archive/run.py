@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
+
 from cxr_edge.archive.planning import Plan, make_plan
 from cxr_edge.archive.progress import Progress
 from cxr_edge.archive.record import begin, check_run
 from cxr_edge.archive.scoring import Job
 from cxr_edge.archive.sources import find_inputs, probe, select
 from cxr_edge.archive.storage import Output
-
 from cxr_edge.runtime.cli.console import interrupted_by_sigterm
 from cxr_edge.runtime.cli.journal import Facts
 

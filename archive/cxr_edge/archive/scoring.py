@@ -16,13 +16,13 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
 from cxr_edge.archive.planning import Block
 from cxr_edge.archive.reading import members, moment, read_bytes
 from cxr_edge.archive.record import Writer, facts_json
 from cxr_edge.archive.schema import Content, row_of, table_of
 from cxr_edge.archive.sources import place
 from cxr_edge.archive.storage import ROWS_FOLDER
-
 from cxr_edge.runtime.cli.journal import Facts, differences
 from cxr_edge.runtime.errors import CxrEdgeError, EngineError, ImageError, MissingExtraError
 from cxr_edge.runtime.imaging.header import max_memory

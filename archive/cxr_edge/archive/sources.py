@@ -11,10 +11,10 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
 from cxr_edge.archive.manifests import LISTS, MANIFESTS, read_list, read_manifest
 from cxr_edge.archive.places import absolute, is_remote, naming_source, open_place
 from cxr_edge.archive.schema import INPUTS
-
 from cxr_edge.runtime.errors import UsageError
 from cxr_edge.runtime.imaging.folders import SUFFIXES, find_images
 

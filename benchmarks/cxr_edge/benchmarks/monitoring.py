@@ -96,7 +96,7 @@ class Simulation:
 
     def shifted(self, name: str) -> Shifted:
         """Alarms at one perturbation, for each dose."""
-        from cxr_edge.sites.monitoring.drift import distances
+        from cxr_edge.common.drift import distances
 
         version, original = self.observed.versions[name], self.observed.versions[ORIGINAL]
         _, found = distances(version, self.reference)

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cxr_edge.common.metrics import Cases
 from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract, OperatingPoint
 from cxr_edge.runtime.engines import Outputs
 from cxr_edge.train.evaluation.faithfulness import (
@@ -12,7 +13,6 @@ from cxr_edge.train.evaluation.faithfulness import (
     measure_faithfulness,
     replacing_order,
 )
-from cxr_edge.train.evaluation.metrics import Cases
 from cxr_edge.train.evaluation.subject import Subject
 
 CONTRACT, COARSE, FINE = InputContract(224, 224), HeatmapGeometry(32.0, 15.5), HeatmapGeometry(4.0, 1.5)

@@ -7,13 +7,13 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from cxr_edge.common.dataset import LabelledImage, read_dataset, read_pixels
+from cxr_edge.common.metrics import Estimate
 from cxr_edge.common.statistics import calibration_error, to_probability
 from cxr_edge.runtime.imaging.image import read_image
 from cxr_edge.train.data.appearance import appearance_clusters
 from cxr_edge.train.data.patients import patient_of
 from cxr_edge.train.data.perturbations import PERTURBATIONS, perturb
 from cxr_edge.train.evaluation.crossfit import leave_clusters_out
-from cxr_edge.train.evaluation.metrics import Estimate
 from cxr_edge.train.evaluation.shift import BLOCKS, Proxy, Shift, measure_shift, strata
 
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from cxr_edge.common.dataset import read_dataset
+from cxr_edge.common.metrics import Cases
 from cxr_edge.common.run import Run
 from cxr_edge.runtime.bundles.bundle import HeatmapGeometry
 from cxr_edge.runtime.errors import UsageError
 from cxr_edge.train.data.masks import find_masks
 from cxr_edge.train.data.phantom import write_dataset
 from cxr_edge.train.evaluation.evidence import dice_scores, measure_evidence
-from cxr_edge.train.evaluation.metrics import Cases
 from cxr_edge.train.evaluation.subject import open_subject
 from cxr_edge.train.fit import models
 from cxr_edge.train.fit.augment import augmentation

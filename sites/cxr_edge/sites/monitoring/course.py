@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cxr_edge.common.drift import Limits
 from cxr_edge.runtime.bundles.bundle import Bundle
 from cxr_edge.sites.monitoring.decisions import FACTS, Decisions, read_decisions
-from cxr_edge.sites.monitoring.drift import Limits
 from cxr_edge.sites.monitoring.monitor import FALSE_ALARMS, Result, compare, reference_in
 from cxr_edge.sites.monitoring.windows import SMALLEST, by_count, by_day
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cxr_edge.common import drift
+from cxr_edge.common.drift import COVERAGE, Distance, Limits
 from cxr_edge.runtime.bundles.bundle import Bundle, Reference
 from cxr_edge.runtime.errors import BundleError
-from cxr_edge.sites.monitoring import drift
 from cxr_edge.sites.monitoring.decisions import Decision, measured
-from cxr_edge.sites.monitoring.drift import COVERAGE, Distance, Limits
 
 if TYPE_CHECKING:
     from cxr_edge.common.reference import Measured

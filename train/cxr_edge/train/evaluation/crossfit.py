@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.common.metrics import Cases, Estimate, decision_metrics, score_metrics
 from cxr_edge.common.statistics import Floats, Labels, to_probability
-from cxr_edge.train.evaluation.metrics import Cases, Estimate, decision_metrics, score_metrics
 from cxr_edge.train.fit.calibrate import fit_temperature, operating_points
 
 #: The figures of a cluster. Of the last one the highest is the worst, of the others the lowest.

@@ -11,15 +11,7 @@ from typing import Any
 import numpy as np
 
 from cxr_edge.common.dataset import LabelledImage, fingerprint, read_dataset, read_pixels
-from cxr_edge.common.statistics import BINS
-from cxr_edge.runtime.bundles.bundle import OperatingPoint
-from cxr_edge.runtime.engines.base import FloatArray
-from cxr_edge.runtime.errors import DataError, UsageError
-from cxr_edge.train.data.masks import LungMasks, find_masks, read_masks
-from cxr_edge.train.data.patients import patient_of
-from cxr_edge.train.evaluation.evidence import Evidence, measure_evidence
-from cxr_edge.train.evaluation.faithfulness import SHARES, Faithfulness, measure_faithfulness
-from cxr_edge.train.evaluation.metrics import (
+from cxr_edge.common.metrics import (
     LEVEL,
     RESAMPLES,
     Cases,
@@ -35,6 +27,14 @@ from cxr_edge.train.evaluation.metrics import (
     score_metrics,
     triage_metrics,
 )
+from cxr_edge.common.statistics import BINS
+from cxr_edge.runtime.bundles.bundle import OperatingPoint
+from cxr_edge.runtime.engines.base import FloatArray
+from cxr_edge.runtime.errors import DataError, UsageError
+from cxr_edge.train.data.masks import LungMasks, find_masks, read_masks
+from cxr_edge.train.data.patients import patient_of
+from cxr_edge.train.evaluation.evidence import Evidence, measure_evidence
+from cxr_edge.train.evaluation.faithfulness import SHARES, Faithfulness, measure_faithfulness
 from cxr_edge.train.evaluation.shift import Shift, measure_shift
 from cxr_edge.train.evaluation.subject import Subject
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.common.dataset import CLASSES, Pixels
+from cxr_edge.common.metrics import Cases, Estimate, mean_over_images
 from cxr_edge.common.statistics import Floats, dice
 from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract
 from cxr_edge.runtime.engines import Outputs
@@ -17,7 +18,6 @@ from cxr_edge.runtime.engines.base import FloatArray
 from cxr_edge.runtime.explanation.gradcam import upsample
 from cxr_edge.runtime.explanation.lungs import LUNG, convex_hull, evidence_inside
 from cxr_edge.train.data.masks import LungMasks
-from cxr_edge.train.evaluation.metrics import Cases, Estimate, mean_over_images
 from cxr_edge.train.evaluation.subject import Subject
 
 

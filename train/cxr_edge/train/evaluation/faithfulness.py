@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.common.dataset import CLASSES, Pixels
+from cxr_edge.common.metrics import Cases, Estimate, mean_over_images
 from cxr_edge.common.statistics import Floats
 from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract
 from cxr_edge.runtime.engines.base import FloatArray
 from cxr_edge.runtime.explanation.gradcam import upsample
 from cxr_edge.runtime.imaging.gray import Gray
 from cxr_edge.runtime.imaging.preprocess import preprocess
-from cxr_edge.train.evaluation.metrics import Cases, Estimate, mean_over_images
 from cxr_edge.train.evaluation.randomisation import Randomised, cascade
 from cxr_edge.train.evaluation.subject import Subject
 

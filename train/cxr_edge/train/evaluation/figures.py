@@ -21,11 +21,11 @@ from cxr_edge.common.figures import (
     set_probability_scale,
     shrink,
 )
+from cxr_edge.common.metrics import Cases, ReliabilityBin
 from cxr_edge.common.statistics import BINS
 from cxr_edge.runtime.explanation.gradcam import overlay
 from cxr_edge.runtime.imaging.image import read_image
 from cxr_edge.train.evaluation.faithfulness import SHARES
-from cxr_edge.train.evaluation.metrics import Cases, ReliabilityBin
 
 if TYPE_CHECKING:
     from cxr_edge.train.evaluation.evaluate import AtPoint, Evaluation

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cxr_edge.common.metrics import LEVEL, RESAMPLES, Estimate
 from cxr_edge.common.pages import render_page
 from cxr_edge.common.statistics import BINS
 from cxr_edge.runtime.errors import UsageError
@@ -13,7 +14,6 @@ from cxr_edge.runtime.files import write_atomically
 from cxr_edge.train.evaluation.crossfit import FIGURES, worst_of
 from cxr_edge.train.evaluation.faithfulness import BLUR_SIGMA, BORDER, Faithfulness
 from cxr_edge.train.evaluation.figures import CASCADE, draw_all, draw_faithfulness, gallery
-from cxr_edge.train.evaluation.metrics import LEVEL, RESAMPLES, Estimate
 
 if TYPE_CHECKING:
     from cxr_edge.train.evaluation.evaluate import Evaluation

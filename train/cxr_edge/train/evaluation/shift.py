@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.common.dataset import LabelledImage, Pixels
+from cxr_edge.common.metrics import Cases, Estimate, calibration
 from cxr_edge.common.statistics import Floats, roc_auc, to_probability
 from cxr_edge.runtime.imaging.image import read_image
 from cxr_edge.runtime.imaging.signatures import sniff
@@ -21,7 +22,6 @@ from cxr_edge.train.data.appearance import appearance_clusters
 from cxr_edge.train.data.patients import are_numbered, patient_of, positions
 from cxr_edge.train.data.perturbations import PERTURBATIONS, perturb
 from cxr_edge.train.evaluation.crossfit import LeftOut, leave_clusters_out
-from cxr_edge.train.evaluation.metrics import Cases, Estimate, calibration
 
 Mask = npt.NDArray[np.bool_]
 

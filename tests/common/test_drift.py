@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import ks_1samp
 
+from cxr_edge.common import drift
 from cxr_edge.common.reference import Measured, reference_of
-from cxr_edge.sites.monitoring import drift
 from cxr_edge.sites.monitoring.monitor import FALSE_ALARMS, p_values
 
 

@@ -5,9 +5,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 from support import needs_native_speed
 
-from cxr_edge.common.statistics import calibration_error, equal_width_bins, to_probability
-from cxr_edge.runtime.bundles.bundle import OperatingPoint
-from cxr_edge.train.evaluation.metrics import (
+from cxr_edge.common.metrics import (
     Cases,
     Estimate,
     _weighted_decisions,
@@ -23,6 +21,8 @@ from cxr_edge.train.evaluation.metrics import (
     score_metrics,
     triage_metrics,
 )
+from cxr_edge.common.statistics import calibration_error, equal_width_bins, to_probability
+from cxr_edge.runtime.bundles.bundle import OperatingPoint
 
 
 def some_cases(count: int = 200, seed: int = 0) -> Cases:

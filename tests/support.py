@@ -16,6 +16,9 @@ needs_shared = pytest.mark.skipif(
 needs_native_speed = pytest.mark.skipif("CXR_EDGE_EMULATED" in os.environ, reason="this processor is emulated")
 needs_onnx = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="ONNX Runtime is not installed")
 needs_litert = pytest.mark.skipif(find_spec("ai_edge_litert") is None, reason="LiteRT is not installed")
+needs_archive = pytest.mark.skipif(
+    not all(find_spec(name) for name in ("ray", "pyarrow", "fsspec", "duckdb")), reason="[archive] is not installed"
+)
 ONNX = pytest.param("onnx", marks=needs_onnx)
 LITERT = pytest.param("litert", marks=needs_litert)
 #: Engine and precision of the packaged model's files.

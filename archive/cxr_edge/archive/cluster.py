@@ -19,6 +19,8 @@ from cxr_edge.runtime.errors import CxrEdgeError, EngineError
 
 #: Memory of Ray's object store on this machine (bytes). Only names of inputs pass through it, no images.
 OBJECT_STORE = 256 << 20
+#: How often Ray is started on this machine. It gives up after 15 s, which a busy machine may need to load its files.
+STARTS = 2
 
 
 @dataclass(frozen=True)
@@ -60,27 +62,34 @@ def started(pool: Pool) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     if ray.is_initialized():  # by a program that uses this module
         yield
         return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        if pool.address:
-            ray.init(address=pool.address, **quiet)
-        else:
-            cpus = pool.local_workers * pool.threads
-            ray.init(num_cpus=cpus, include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
-    except Exception as error:  # Ray raises exceptions of many kinds here
-        where = f"no Ray cluster at {pool.address}" if pool.address else "Ray did not start on this machine"
-        raise EngineError(
-            f"{where} ({type(error).__name__}: {error}); check address, memory and load, and try again"
-        ) from error
+    _start(pool)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start(pool: Pool) -> None:
+    import ray
+
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    cpus = pool.local_workers * pool.threads
+    here = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE}
+    for attempt in range(1, STARTS + 1):
+        try:
+            ray.init(**({"address": pool.address} if pool.address else here), **quiet)
+            return
+        except Exception as error:  # Ray raises exceptions of many kinds here
+            ray.shutdown()
+            if attempt < STARTS and not pool.address:
+                continue
+            where = f"no Ray cluster at {pool.address}" if pool.address else "Ray did not start on this machine"
+            raise EngineError(
+                f"{where} ({type(error).__name__}: {error}); check address, memory and load, and try again"
+            ) from error
 
 
 def remote_facts(model: dict[str, Any], pool: Pool) -> Facts:
@@ -110,6 +119,7 @@ def score_blocks(blocks: Sequence[Block], job: Job, pool: Pool) -> Iterator[Done
     """
     import ray.data
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -117,7 +127,8 @@ def score_blocks(blocks: Sequence[Block], job: Job, pool: Pool) -> Iterator[Done
     data = ray.data.from_items([{"block": pickle.dumps(b)} for b in blocks], override_num_blocks=len(blocks))
     done = data.map_batches(
         _Actor, fn_constructor_args=(job,), batch_size=1, batch_format="numpy", zero_copy_batch=True,
-        concurrency=min(workers, len(blocks)), num_cpus=pool.threads, num_gpus=pool.gpus or None,
+        compute=ray.data.ActorPoolStrategy(size=min(workers, len(blocks))),
+        num_cpus=pool.threads, num_gpus=pool.gpus or None,
     )  # fmt: skip
     for row in done.iter_rows():
         found = _opened(row["done"])

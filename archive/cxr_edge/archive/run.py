@@ -67,7 +67,7 @@ def score_archive(
     with ExitStack() as stack:
         if pool.address:
             stack.enter_context(started(pool))
-        facts = remote_facts(dict(model), pool) if pool.address else _local_facts(model)
+        facts = remote_facts(dict(model), pool) if pool.address else local_facts(model)
         check_run(output, facts)
         plan = make_plan(inputs, output, facts.model_sha256, selection.retry_errors)
         _announce(plan, output)
@@ -85,7 +85,8 @@ def score_archive(
         return outcome
 
 
-def _local_facts(model: Mapping[str, Any]) -> Facts:
+def local_facts(model: Mapping[str, Any]) -> Facts:
+    """The facts of the model on this machine; raises what `load` raises."""
     from cxr_edge.runtime.predictor import load
 
     with load(**model, threads=1) as predictor:

@@ -30,7 +30,7 @@ class Faults:
             count = self.asked[path]
         if reads and "throttled" in path and count <= 2:
             return self._refuse("503 Slow Down", "SlowDown", start_response)
-        if "forbidden" in path or path.startswith("/secret"):
+        if ("forbidden" in path and environ["REQUEST_METHOD"] != "PUT") or path.startswith("/secret"):
             return self._refuse("403 Forbidden", "AccessDenied", start_response)
         if "full" in path and environ["REQUEST_METHOD"] == "PUT":
             return self._refuse("403 Forbidden", "QuotaExceeded", start_response)

@@ -7,7 +7,6 @@ from pathlib import Path
 from urllib.parse import urljoin
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -78,7 +77,7 @@ def _renamed(table: pa.Table) -> pa.Table:
 
 def _with_uris(table: pa.Table, source: str) -> pa.Table:
     """Make relative URIs absolute, and refuse empty ones."""
-    if missing := table["uri"].null_count + pc.sum(pc.equal(table["uri"], "")).as_py() if table.num_rows else 0:
+    if missing := sum(not uri for uri in table["uri"].to_pylist()):
         raise UsageError(f"{source}: found {missing} rows without a URI, expected one in each; remove these rows")
     uris = [_absolute(uri, source) for uri in table["uri"].to_pylist()]
     return table.set_column(0, INPUTS.field("uri"), pa.array(uris, pa.string()))

@@ -2,7 +2,7 @@
 
 ::
 
-    python -m cxr_edge.benchmarks.archive_faults chest_xray --limit 1500 --rounds 20
+    python -m cxr_edge.benchmarks.archive.faults chest_xray --limit 1500 --rounds 20
 
 The cluster is Ray's own cluster utility: a head without processors and three nodes, on this machine. After each round,
 each input must have exactly one row, by one model.
@@ -60,7 +60,7 @@ def _round(cluster: Any, source: str, limit: int, out: Path, chance: random.Rand
     driver = _driver(cluster, source, limit, out)
     _wait_for_parts(out, 1)
     for fault in ("worker", "node", "driver"):
-        sleep(chance.uniform(0.0, 4.0))
+        sleep(chance.uniform(0.0, 2.0))
         faults.append(f"{fault} at {len(_parts(out))} files")
         if fault == "worker":
             _kill_worker(chance)

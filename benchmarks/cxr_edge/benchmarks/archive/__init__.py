@@ -1,0 +1,1 @@
+"""Measurements of `cxr-edge score`: load, faults, and cost for millions of radiographs."""

@@ -1,0 +1,94 @@
+"""The command on Ray: interrupted, killed, and complete in the end. Most of the time is that of starting Ray."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from archive_files import draw
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> Path:
+    """700 radiographs."""
+    folder = tmp_path_factory.mktemp("many")
+    for seed in range(700):
+        draw(folder / f"{seed:04}.png", seed)
+    (folder / "0005.png").write_bytes(b"broken")
+    return folder
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "cxr_edge.runtime.cli", "score", *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for(condition, seconds=240.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def workers_of(driver):
+    """Process ids of the workers that a driver started."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getsid(int(folder.name)) == driver.pid and b"MapWorker" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_killed_workers_and_drivers_lose_nothing_and_repeat_nothing(many, tmp_path):
+    out = tmp_path / "out"
+    driver = start(many, "-o", out, "--workers", 2)
+    try:
+        wait_for(lambda: list(out.glob("rows/*.parquet")))
+        os.kill(workers_of(driver)[0], signal.SIGKILL)
+        before = len(list(out.glob("rows/*.parquet")))
+        wait_for(lambda: len(list(out.glob("rows/*.parquet"))) > before)
+    finally:
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.communicate()
+    kept = {path.name: path.stat().st_mtime_ns for path in out.glob("rows/*.parquet")}
+    done = start(many, "-o", out, "--workers", 1, "--threads", 2)
+    said, _ = done.communicate(timeout=240)
+    assert done.returncode == 3, said  # one input is broken
+    uris = pq.read_table(out / "rows")["uri"].to_pylist()
+    assert len(uris) == len(set(uris)) == 700
+    assert {name: (out / "rows" / name).stat().st_mtime_ns for name in kept} == kept
+    assert list((out / "writing").iterdir()) == []
+    again = start(many, "-o", out)
+    said, _ = again.communicate(timeout=60)
+    assert again.returncode == 0 and "700 of 700 inputs have their row" in said
+    other = start(many, "-o", out, "--operating-point", "screening")
+    said, _ = other.communicate(timeout=60)
+    assert other.returncode == 2 and "operating_point balanced, now screening" in said
+
+
+def test_sigterm_keeps_finished_rows_and_says_how_to_continue(many, tmp_path):
+    driver = start(many, "-o", tmp_path, "--workers", 1)
+    wait_for(lambda: list(tmp_path.glob("rows/*.parquet")))
+    driver.send_signal(signal.SIGTERM)
+    said, _ = driver.communicate(timeout=120)
+    assert driver.returncode == 143, said
+    assert f"finished rows are kept in {tmp_path}; run the same command to continue" in said
+    assert list(tmp_path.glob("rows/*.parquet")) and not list(tmp_path.glob("rows/.*"))
+
+
+def test_no_cluster_at_the_address_is_an_error(many, tmp_path):
+    done = start(many, "-o", tmp_path / "out", "--address", "127.0.0.1:1")
+    said, _ = done.communicate(timeout=240)
+    assert done.returncode == 2 and "no Ray cluster at 127.0.0.1:1" in said
+    assert not (tmp_path / "out").exists()

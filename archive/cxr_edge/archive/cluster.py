@@ -96,13 +96,13 @@ def remote_facts(model: dict[str, Any], pool: Pool) -> Facts:
     """The facts of the model as a worker sees them: the driver of a cluster may have neither engine nor GPU."""
     import ray
 
-    @ray.remote(num_cpus=pool.threads, num_gpus=pool.gpus, max_retries=2)
     def facts() -> bytes:
         from cxr_edge.runtime.predictor import load
 
         return _caught(lambda: Facts.of(load(**model, threads=1)))
 
-    found = _opened(ray.get(facts.remote()))
+    task = ray.remote(num_cpus=pool.threads, num_gpus=pool.gpus, max_retries=2)(facts)
+    found = _opened(ray.get(task.remote()))
     assert isinstance(found, Facts)
     return found
 

@@ -194,7 +194,7 @@ class _Query:
         """The first images in an order."""
         sql = f"""SELECT uri, sha256, label, probability, novelty, unlike, heatmap FROM scores
                   WHERE error_type IS NULL ORDER BY {order}, uri LIMIT {SHOWN}"""
-        return tuple(Case(*row[:-1], tuple(row[-1])) for row in self.all(sql))
+        return tuple(Case(*numbers, heatmap=tuple(heatmap)) for *numbers, heatmap in self.all(sql))
 
 
 def _check_rows(rows: duckdb.DuckDBPyConnection, bundle: Bundle, target: str) -> None:

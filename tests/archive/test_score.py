@@ -1,6 +1,7 @@
 """What a worker writes: one row for each input, equal to `predict`, whatever happened before."""
 
 import json
+import os
 import resource
 import shutil
 import signal
@@ -13,6 +14,7 @@ from archive_files import draw
 
 from cxr_edge.runtime import load
 from cxr_edge.runtime.errors import EngineError, OutputError, UsageError
+from cxr_edge.runtime.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +147,8 @@ def test_a_worker_of_a_killed_driver_writes_nothing_more(run, options, drawn, tm
     begin(output, facts, (1, 1))
     with pytest.raises(OutputError, match="another `cxr-edge score` writes to it now"):
         stale.score(block)
-    assert output.parts() == [] and [path.name for path in (tmp_path / "writing").iterdir()] == ["writer-1-of-1.json"]
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"run.json", "writer-1-of-1.json", f"{block.name}.attempts"}
 
 
 def test_a_full_disk_leaves_no_part_of_a_file(run, rows, drawn, tmp_path):
@@ -207,3 +210,36 @@ def test_rows_without_a_record_are_refused(run, drawn, tmp_path):
         run(drawn, target=tmp_path)
     shutil.rmtree(tmp_path / "rows")
     run(drawn, target=tmp_path, blocks=1)
+
+
+class CrashingPredictor(Predictor):
+    """It ends the process on one content, as a decoder with a defect does."""
+
+    def predict(self, image, name=None):
+        if image.startswith(b"crash"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().predict(image, name)
+
+
+def test_an_image_that_ends_the_process_becomes_a_row(rows, options, tmp_path):
+    """The first two attempts are those of a worker process; this test only counts them."""
+    from cxr_edge.archive.planning import make_plan
+    from cxr_edge.archive.record import begin
+    from cxr_edge.archive.run import local_facts
+    from cxr_edge.archive.scoring import Job, Worker
+    from cxr_edge.archive.sources import find_inputs
+    from cxr_edge.archive.storage import Output
+
+    for name in "ac":
+        draw(tmp_path / "in" / f"{name}.jpeg", 1)
+    (tmp_path / "in" / "b.jpeg").write_bytes(b"crash")
+    output, facts = Output(str(tmp_path / "out")), local_facts(options)
+    (block,) = make_plan(find_inputs([str(tmp_path / "in")]), output, facts.model_sha256).blocks
+    worker = Worker(Job(options, facts, begin(output, facts, (1, 1))))
+    worker.predictor.__class__ = CrashingPredictor
+    assert [worker._attempt(block), worker._attempt(block)] == [1, 2]
+    worker.score(block)
+    first, second, third = rows(tmp_path / "out")
+    assert first["logit"] == third["logit"] is not None
+    assert second["error_type"] == "ImageError" and "ended the process" in second["error_message"]
+    assert not output.read("writing", f"{block.name}.attempts")

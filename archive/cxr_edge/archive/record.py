@@ -42,8 +42,7 @@ class Writer:
 
     def release(self) -> None:
         """Delete the token at the end of a run."""
-        with suppress(Exception):  # the rows are written; a token that stays does no harm
-            self.output.filesystem.rm_file(self.output.path(WRITING, self.file))
+        self.output.remove(WRITING, self.file)
 
 
 def check_run(output: Output, facts: Facts) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
@@ -17,12 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cxr_edge.archive.isolation import IsolatedPredictor
 from cxr_edge.archive.planning import Block
 from cxr_edge.archive.reading import members, moment, read_bytes
 from cxr_edge.archive.record import Writer, facts_json
 from cxr_edge.archive.schema import Content, row_of, table_of
 from cxr_edge.archive.sources import place
-from cxr_edge.archive.storage import ROWS_FOLDER
+from cxr_edge.archive.storage import ROWS_FOLDER, WRITING
 from cxr_edge.runtime.cli.journal import Facts, differences
 from cxr_edge.runtime.errors import CxrEdgeError, EngineError, ImageError, MissingExtraError
 from cxr_edge.runtime.imaging.header import max_memory
@@ -31,6 +33,8 @@ from cxr_edge.runtime.predictor import Prediction, load
 
 #: Threads that read in each worker; most of the time they wait for the network.
 READERS = 8
+#: Attempt at a block from which on each image is decided on in another process.
+CAREFUL = 3
 #: An input and what was read for it.
 Loaded: TypeAlias = "tuple[Mapping[str, Any], bytes | ImageError, float]"
 Row: TypeAlias = "dict[str, Any]"
@@ -87,6 +91,7 @@ class Worker:
             raise EngineError(
                 f"a worker has another model than the driver: {'; '.join(found)}; install the same on all nodes"
             )
+        self._predict: Callable[..., Prediction] = self.predictor.predict
         self._readers, self._deciders = ThreadPoolExecutor(READERS), ThreadPoolExecutor(job.threads)
         self._ahead = job.threads + READERS
 
@@ -100,14 +105,37 @@ class Worker:
         CxrEdgeError
             If the engine failed, or a decoder is missing.
         """
-        rows = list(self._rows(block))
+        with self._careful(self._attempt(block)):
+            rows = list(self._rows(block))
         _refuse_if_all_crashed(rows)
         table = table_of(rows, facts_json(self.job.facts))
         errors = table.num_rows - table["error_type"].null_count
         seconds = {stage: (pc.sum(table[f"{stage}_ms"]).as_py() or 0) / 1e3 for stage in STAGES}
         start = perf_counter()
         self._write(table, block)
+        self.job.writer.output.remove(WRITING, f"{block.name}.attempts")
         return Done(block.name, table.num_rows, errors, {**seconds, "write": perf_counter() - start})
+
+    def _attempt(self, block: Block) -> int:
+        """Count the attempts at a block in a file, because the memory of a worker that dies is lost."""
+        output, file = self.job.writer.output, f"{block.name}.attempts"
+        attempt = int(output.read(WRITING, file) or 0) + 1
+        output.write(str(attempt).encode(), WRITING, file)
+        return attempt
+
+    @contextmanager
+    def _careful(self, attempt: int) -> Iterator[None]:
+        """Decide in another process if earlier attempts ended this one."""
+        if attempt < CAREFUL:
+            yield
+            return
+        isolated = IsolatedPredictor(self.predictor)
+        self._predict = isolated.predict
+        try:
+            yield
+        finally:
+            isolated.close()
+            self._predict = self.predictor.predict
 
     def _write(self, table: pa.Table, block: Block) -> None:
         output = self.job.writer.output
@@ -165,7 +193,7 @@ class Worker:
     def _decide(self, content: bytes, uri: str) -> Prediction | Exception:
         """The decision, or the error of this input; errors that concern all inputs are raised."""
         try:
-            return self.predictor.predict(content, name=uri)
+            return self._predict(content, name=uri)
         except MissingExtraError:
             raise  # also for a missing decoder: all files of the same kind would fail
         except ImageError as error:

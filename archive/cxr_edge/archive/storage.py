@@ -120,10 +120,13 @@ class Output:
                 with suppress(OSError):
                     partial.unlink(missing_ok=True)
 
+    def remove(self, *names: str) -> None:
+        """Delete a file of `writing`; one that stays does no harm."""
+        with suppress(Exception):  # each store has its own exceptions
+            self.filesystem.rm_file(self.path(*names))
+
     def remove_leftovers(self, names: set[str]) -> None:
         """Delete what killed processes left of these files in `writing`."""
-        if not self.is_local:
-            return
-        for path in self._list(WRITING):
-            if Path(path).name.partition(".parquet")[0] + ".parquet" in names:
-                Path(path).unlink(missing_ok=True)
+        for name in (Path(path).name for path in self._list(WRITING)):
+            if name.partition(".parquet")[0] + ".parquet" in names:
+                self.remove(WRITING, name)

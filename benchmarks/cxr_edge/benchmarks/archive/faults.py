@@ -100,7 +100,8 @@ def _kill_worker(chance: random.Random) -> None:
     """Kill one worker process of the run with SIGKILL, if there is one."""
     import psutil
 
-    workers = [p for p in psutil.process_iter(["cmdline"]) if "MapWorker" in " ".join(p.info["cmdline"] or [])]
+    processes = psutil.Process().children(recursive=True)  # the cluster is ours; others may run on this machine
+    workers = [p for p in processes if p.is_running() and "MapWorker" in " ".join(p.cmdline())]
     if workers:
         chance.choice(workers).kill()
 

@@ -16,6 +16,7 @@ import pytest
         "explain",
         "calibrate",
         "monitor",
+        "score",
         "bench",
         "inspect",
         "doctor",

@@ -39,6 +39,7 @@ ORDER = (
     "explain",
     "calibrate",
     "monitor",
+    "score",
     "bench",
     "inspect",
     "sign",

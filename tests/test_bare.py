@@ -83,8 +83,9 @@ def test_it_decides_explains_and_says_what_is_missing(bare, bundle, xray, tmp_pa
     assert run(cxr_edge, "doctor", "-m", bundle).returncode == 0
     helped = run(cxr_edge, "--help").stdout
     assert "[needs cxr-edge[train]]" in helped and "[needs cxr-edge[bench]]" in helped
-    for command, extra in (("train", "train"), ("verify", "export"), ("demo", "demo")):
-        arguments = {"train": [tmp_path, "-o", "x"], "verify": [bundle, "--data", tmp_path], "demo": []}[command]
+    for command, extra in (("train", "train"), ("verify", "export"), ("demo", "demo"), ("score", "archive")):
+        output = [tmp_path, "-o", "x"]
+        arguments = {"train": output, "verify": [bundle, "--data", tmp_path], "demo": [], "score": output}[command]
         done = run(cxr_edge, command, *arguments, check=False)
         assert done.returncode == 2, done
         assert f"pip install 'cxr-edge[{extra}]'" in done.stderr and "Traceback" not in done.stderr

@@ -7,14 +7,16 @@ have the same blocks, and a block that is written twice replaces itself.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
+from cxr_edge.archive.schema import ROWS
 from cxr_edge.archive.sources import TAR
 from cxr_edge.archive.storage import ROWS_FOLDER, Output
 from cxr_edge.runtime.errors import UsageError
@@ -22,6 +24,15 @@ from cxr_edge.runtime.errors import UsageError
 #: Bounds of the number of rows in a file. Few rows are lost when a worker dies; many files slow readers down. A row
 #: takes less than 2 kB, so that no file is larger than 32 MB.
 FEWEST, MOST, FILES = 128, 16384, 64
+#: Number of files whose keys are read at a time.
+READERS = 16
+#: What is known of the rows of a result; `part` is the name of their file.
+DONE = pa.schema(
+    [
+        *(ROWS.field(name) for name in ("uri", "size", "version", "archive", "error_type", "model_sha256")),
+        pa.field("part", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -94,19 +105,22 @@ def make_plan(inputs: pa.Table, output: Output, model_sha256: str, retry_errors:
 
 def read_done(output: Output) -> pa.Table:
     """Which inputs have a row: key columns, whether it is an error, and the name of its file (`part`)."""
-    columns = ["uri", "size", "version", "archive", "error_type", "model_sha256"]
-    paths = [output.path(ROWS_FOLDER, name) for name in output.parts()]
-    if not paths:
-        return pa.table({**{c: pa.array([], pa.int64() if c == "size" else pa.string()) for c in (*columns, "part")}})
-    parts = ds.dataset(paths, filesystem=output.filesystem, format="parquet")
+    with ThreadPoolExecutor(READERS) as pool:
+        tables = list(pool.map(lambda name: _keys_in(output, name), output.parts()))
+    return pa.concat_tables([DONE.empty_table(), *tables])
+
+
+def _keys_in(output: Output, name: str) -> pa.Table:
+    # `pyarrow.dataset` would import pandas, which takes longer than all of this.
     try:
-        table = parts.to_table(columns=[*columns, "__filename"])
-    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+        with output.filesystem.open(output.path(ROWS_FOLDER, name), "rb") as stream:
+            table = pq.ParquetFile(stream).read([field.name for field in DONE if field.name != "part"])
+        part = pa.array([name], pa.string()).take(pa.array([0] * table.num_rows, pa.int64()))
+        return table.append_column("part", part).select(DONE.names).cast(DONE)
+    except (pa.ArrowInvalid, KeyError, ValueError) as error:
         raise UsageError(
-            f"{output.url}/{ROWS_FOLDER}: found a file that is no result of `cxr-edge score` ({error}); move it away"
+            f"{output.url}/{ROWS_FOLDER}/{name}: found no result of `cxr-edge score` ({error}); move the file away"
         ) from error
-    part = pc.replace_substring_regex(table["__filename"], r"^.*/", "")
-    return table.drop_columns("__filename").append_column("part", part)
 
 
 def _check_model(done: pa.Table, model_sha256: str, output: Output) -> None:

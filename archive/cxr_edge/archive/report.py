@@ -194,7 +194,7 @@ class _Query:
         """The first images in an order."""
         sql = f"""SELECT uri, sha256, label, probability, novelty, unlike, heatmap FROM scores
                   WHERE error_type IS NULL ORDER BY {order}, uri LIMIT {SHOWN}"""
-        return tuple(Case(*numbers, heatmap=tuple(heatmap)) for *numbers, heatmap in self.all(sql))
+        return tuple(Case(*row[:6], heatmap=tuple(row[6])) for row in self.all(sql))
 
 
 def _check_rows(rows: duckdb.DuckDBPyConnection, bundle: Bundle, target: str) -> None:

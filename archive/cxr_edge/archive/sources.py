@@ -112,7 +112,7 @@ def _find_local(source: str) -> Iterator[Found]:
     """Files of a folder, a glob or a path of this machine."""
     path = Path(source.removeprefix("file://"))
     if path.is_dir():
-        yield from map(_local, _files_in(path))
+        yield from map(_local, find_images(path, SUFFIXES | {TAR}))
         return
     if path.is_file():
         yield _local(path)
@@ -120,11 +120,6 @@ def _find_local(source: str) -> Iterator[Found]:
     for each in sorted(glob.glob(os.fspath(path), recursive=True)):  # noqa: PTH207 (absolute patterns)
         if Path(each).is_file():
             yield _local(Path(each))
-
-
-def _files_in(folder: Path) -> Iterator[Path]:
-    yield from find_images(folder)
-    yield from folder.rglob(f"*{TAR}")
 
 
 def _local(path: Path) -> Found:

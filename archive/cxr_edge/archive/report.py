@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ class Case:
     probability: float
     novelty: float
     unlike: str | None
-    heatmap: tuple[float, ...]
+    heatmap: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -192,9 +192,10 @@ class _Query:
 
     def cases(self, order: str) -> tuple[Case, ...]:
         """The first images in an order."""
-        sql = f"""SELECT uri, sha256, label, probability, novelty, unlike, heatmap FROM scores
+        names = [field.name for field in fields(Case)]
+        sql = f"""SELECT {", ".join(names)} FROM scores
                   WHERE error_type IS NULL ORDER BY {order}, uri LIMIT {SHOWN}"""
-        return tuple(Case(*row[:6], heatmap=tuple(row[6])) for row in self.all(sql))
+        return tuple(Case(**dict(zip(names, row, strict=True))) for row in self.all(sql))
 
 
 def _check_rows(rows: duckdb.DuckDBPyConnection, bundle: Bundle, target: str) -> None:

@@ -199,7 +199,7 @@ def main(target: str, cpu: float | None, megabytes: float | None) -> None:
     """Print the cost model and the simulation."""
     found = measured(target)
     stages = Stages(cpu or found.cpu, megabytes or found.megabytes, found.row)
-    click.echo(f"{'assumed' if cpu or megabytes else 'measured'}: {stages}\nassumed: {Store()}, {Trouble()}\n")
+    click.echo(f"{'given' if cpu or megabytes else 'measured'}: {stages}\nassumed: {Store()}, {Trouble()}\n")
     click.echo(table(list(_estimates(stages))))
     click.echo()
     click.echo(table(list(_tails((64, 256, 512), stages.cpu * SIZES[1] / 1000))))

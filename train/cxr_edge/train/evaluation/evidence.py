@@ -15,7 +15,7 @@ from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract
 from cxr_edge.runtime.engines import Outputs
 from cxr_edge.runtime.engines.base import FloatArray
 from cxr_edge.runtime.explanation.gradcam import upsample
-from cxr_edge.runtime.explanation.lungs import LUNG, convex_hull
+from cxr_edge.runtime.explanation.lungs import LUNG, convex_hull, evidence_inside
 from cxr_edge.train.data.masks import LungMasks
 from cxr_edge.train.evaluation.metrics import Cases, Estimate, mean_over_images
 from cxr_edge.train.evaluation.subject import Subject
@@ -138,9 +138,10 @@ def _shares(heatmap: FloatArray, inside: npt.NDArray[np.bool_], geometry: Heatma
 
     `inside` is (H, W, 2) bool: lungs and hull.
     """
-    if not heatmap.max() > 0:
-        return [np.nan] * 3
     height, width = inside.shape[:2]
-    heat = upsample(heatmap, geometry, InputContract(height, width), height, width)
-    lungs, hull = inside[..., 0], inside[..., 1]
-    return [heat[lungs].sum() / heat.sum(), heat[hull].sum() / heat.sum(), hull.ravel()[heat.argmax()]]
+    contract = InputContract(height, width)
+    in_lungs, in_hull = (evidence_inside(heatmap, inside[..., n], geometry, contract) for n in (0, 1))
+    if in_lungs is None or in_hull is None:
+        return [np.nan] * 3
+    heat = upsample(heatmap, geometry, contract, height, width)
+    return [in_lungs, in_hull, inside[..., 1].ravel()[heat.argmax()]]

@@ -13,6 +13,10 @@ from cxr_edge.serve.errors import RequestError
 LIVE = "/v2/health/live"
 #: Tells a client how to authenticate; a browser asks its user for the token.
 CHALLENGE = 'Basic realm="cxr-edge", charset="UTF-8"'
+WRONG = (
+    "the token is missing or wrong; send the header 'Authorization: Bearer TOKEN', or the token as the password of "
+    "Basic authentication"
+)
 
 
 class Access:
@@ -32,10 +36,7 @@ class Access:
         if path == LIVE:
             return
         if self._digest is not None and not hmac.compare_digest(self._digest, _digest(_presented(headers))):
-            raise RequestError(
-                401, "the token is missing or wrong; send the header 'Authorization: Bearer TOKEN', or the token as the "
-                "password of Basic authentication",
-            )  # fmt: skip
+            raise RequestError(401, WRONG)
         if method == "POST" and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
             raise RequestError(403, "a browser sent this request for a page of another site; use the page of this one")
 

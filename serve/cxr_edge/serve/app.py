@@ -153,8 +153,8 @@ class Service:
                 raise ClientGoneError("the client closed the connection")
             raise RequestError(504, f"no answer within {self._limits.timeout:g} s; try again later")
         finally:
-            for future in (gone, together, *futures):
-                future.cancel()
+            gone.cancel()
+            together.cancel()  # and with it all futures
 
 
 def make_application(

@@ -117,9 +117,7 @@ async def _in_time(reading: Awaitable[None], limits: Limits) -> None:
         raise RequestError(408, f"the body did not arrive within {limits.timeout:g} s; try again") from error
 
 
-async def _chunks(
-    receive: Receive, headers: Mapping[str, str], limits: Limits, share: Share
-) -> AsyncIterator[bytes]:
+async def _chunks(receive: Receive, headers: Mapping[str, str], limits: Limits, share: Share) -> AsyncIterator[bytes]:
     """The pieces of a body as they arrive; a length that is announced too large is refused before the first."""
     if (encoding := headers.get("content-encoding", "identity")) != "identity":
         raise RequestError(415, f"Content-Encoding: found {encoding[:50]!r}, expected none; send the file as it is")

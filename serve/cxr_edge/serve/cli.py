@@ -30,7 +30,11 @@ MEGABYTE = 2**20
 @model_options
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port to listen on; 0 takes a free one."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="Port to listen on; 0 takes a free one.",
 )
 @click.option(
     "--token-file",
@@ -41,7 +45,11 @@ MEGABYTE = 2**20
 @click.option("--insecure", is_flag=True, help="Listen on an address that others can reach without asking for a token.")
 @click.option("--workers", type=click.IntRange(1), help="Processes that predict.  [default: number of cores]")
 @click.option(
-    "--queue", type=click.IntRange(1), default=Limits.queue, show_default=True, help="Images that may wait; more get 503."
+    "--queue",
+    type=click.IntRange(1),
+    default=Limits.queue,
+    show_default=True,
+    help="Images that may wait; more get 503.",
 )
 @click.option(
     "--max-body",

@@ -103,7 +103,7 @@ class Exchange:
             self.status = message["status"]
             headers = MutableHeaders(raw=message.setdefault("headers", []))
             headers.update(SECURITY_HEADERS)
-            headers.setdefault("cache-control", "no-store")
+            headers.setdefault("cache-control", "no-cache" if "etag" in headers else "no-store")
             if not self._complete:
                 headers["connection"] = "close"
         elif not self._complete and not message.get("more_body", False):

@@ -23,9 +23,7 @@ Pixels = npt.NDArray[np.uint8]
 UNSUPPORTED = ("classification", "shared_memory_region")
 
 
-def infer(
-    predictor: Predictor, body: bytes, json_length: int | None, max_images: int
-) -> tuple[dict[str, Any], bytes]:
+def infer(predictor: Predictor, body: bytes, json_length: int | None, max_images: int) -> tuple[dict[str, Any], bytes]:
     """Answer an infer request.
 
     Parameters
@@ -98,7 +96,7 @@ def _numbers(data: Any) -> Pixels:
         values = np.asarray(data)
     except (ValueError, OverflowError):  # lists of different lengths
         values = np.empty(0)
-    if values.dtype.kind not in "iu" or values.size and not 0 <= values.min() <= values.max() <= 255:
+    if values.dtype.kind not in "iu" or (values.size and not 0 <= values.min() <= values.max() <= 255):
         raise UsageError("inputs[0].data: expected whole numbers in [0, 255], flat or nested as the shape says")
     return values.astype(np.uint8).ravel()
 

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object on each line of standard error, without file names, pixels, or addresses of clients."""
+"""Structured logs: one JSON object on each line of standard error; no file names, pixels or addresses of clients."""
 
 from __future__ import annotations
 

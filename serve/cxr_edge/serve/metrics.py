@@ -27,9 +27,7 @@ class Metrics:
             "cxr_edge_request_seconds", "Time of a request.", ("route",), buckets=SECONDS, registry=registry
         )
         self.images = Counter("cxr_edge_images", "Images by answer.", ("answer",), registry=registry)
-        self.strange = Counter(
-            "cxr_edge_images_unlike", "Images that are unlike the training set.", registry=registry
-        )
+        self.strange = Counter("cxr_edge_images_unlike", "Images that are unlike the training set.", registry=registry)
         self.work = Histogram(
             "cxr_edge_worker_seconds", "Time of an image in its worker.", buckets=SECONDS, registry=registry
         )

@@ -78,8 +78,9 @@ def _compare(
         difference = float(np.abs(getattr(found, output)[0] - np.asarray(values, np.float32)).max())
         if not difference <= tolerance[output]:
             raise EngineError(
-                f"{predictor.file.path}: output {output} of the golden input {name} differs by {difference:.3g}, expected "
-                f"at most {tolerance[output]:.3g}; this engine computes something else here: run `cxr-edge verify`"
+                f"{predictor.file.path}: output {output} of the golden input {name} differs by {difference:.3g}, "
+                f"expected at most {tolerance[output]:.3g}; this engine computes "
+                "something else here: run `cxr-edge verify`"
             )
 
 

@@ -64,8 +64,8 @@ class Limits:
     def __post_init__(self) -> None:
         if self.max_files > self.queue:
             raise UsageError(
-                f"--max-files {self.max_files}, --queue {self.queue}: found a request that can never be queued, expected "
-                "a queue of at least as many images; raise --queue or lower --max-files"
+                f"--max-files {self.max_files}, --queue {self.queue}: found a request that can never be queued, "
+                "expected a queue of at least as many images; raise --queue or lower --max-files"
             )
 
     @property
@@ -94,8 +94,8 @@ def read_token(path: Path | None) -> str | None:
     token = token.strip()
     if len(token) < SHORTEST_TOKEN or not (token.isascii() and token.isprintable()) or " " in token:
         raise UsageError(
-            f"{source}: found a token of {len(token)} characters, expected at least {SHORTEST_TOKEN} of printable ASCII "
-            "without spaces; make one with: openssl rand -hex 32"
+            f"{source}: found a token of {len(token)} characters, expected at least {SHORTEST_TOKEN} of printable "
+            "ASCII without spaces; make one with: openssl rand -hex 32"
         )
     return token
 

@@ -24,6 +24,8 @@ from cxr_edge.serve.settings import (
 )
 
 MEGABYTE = 2**20
+#: Connections that may wait until the service accepts them.
+BACKLOG = 1024
 
 
 @click.command()
@@ -99,7 +101,7 @@ def serve(
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket bound to an address; raises UsageError if that is not possible."""
+    """A socket that listens on an address, so that clients may connect at once; raises UsageError if it cannot."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -107,6 +109,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(BACKLOG)
     except OSError as error:
         raise UsageError(
             f"{host}:{port}: cannot be listened on ({error.strerror}); choose another --host or --port"

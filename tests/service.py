@@ -117,8 +117,13 @@ def serving(*arguments: object, ready: bool = True, **environment: str):
         finally:
             process.kill()
             reader.join(5)
+        unexpected = [line for line in service.lines if "not_json" in line or "traceback" in line]
+        assert not unexpected, unexpected
 
 
 def _read(stream, lines: list[dict]) -> None:
     for line in stream:
-        lines.append(json.loads(line))  # every line is JSON
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            lines.append({"not_json": line})

@@ -17,7 +17,7 @@ MEGABYTE = 2**20
 @pytest.fixture(scope="module")
 def small():
     """A service with small limits."""
-    with serving("--workers", 1, "--queue", 2, "--max-files", 2, "--max-body", 1, "--timeout", 2) as service:
+    with serving("--workers", 1, "--queue", 2, "--max-files", 2, "--max-body", 1, "--timeout", 3) as service:
         yield service
 
 
@@ -90,7 +90,7 @@ def test_a_full_queue_says_when_to_come_back(small, jpeg):
 
 def test_liveness_answers_while_all_workers_are_busy(service, jpeg):
     content_type, body = form(*[(str(i), jpeg) for i in range(8)])
-    times = []
+    times, begin = [], time.monotonic()
     with ThreadPoolExecutor(4) as clients:
         busy = [clients.submit(service.post, "/v1/predict", body, content_type=content_type) for _ in range(8)]
         while not all(request.done() for request in busy):
@@ -99,7 +99,8 @@ def test_liveness_answers_while_all_workers_are_busy(service, jpeg):
             times.append(time.monotonic() - start)
             time.sleep(0.005)
     assert {request.result().status for request in busy} <= {200, 503}
-    assert sorted(times)[len(times) // 2] < 0.05  # benchmarks/serve_load.py measures the largest
+    # An event loop that waited for predictions would answer after several; benchmarks/serve_load.py demands 50 ms.
+    assert sorted(times)[len(times) // 2] < (time.monotonic() - begin) / 16
 
 
 def test_connections_that_are_cut_leave_nothing_behind(service, jpeg):

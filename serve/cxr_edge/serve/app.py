@@ -21,7 +21,7 @@ from cxr_edge.serve.channel import Header, Message
 from cxr_edge.serve.envelope import Envelope, refusal
 from cxr_edge.serve.errors import ClientGoneError, RequestError
 from cxr_edge.serve.metrics import Metrics
-from cxr_edge.serve.pool import Pool
+from cxr_edge.serve.pool import Job, Pool
 from cxr_edge.serve.settings import Limits
 from cxr_edge.web import page_folder
 
@@ -142,8 +142,8 @@ class Service:
 
     async def _answers(self, request: Request, jobs: list[tuple[Header, bytes]]) -> list[Message]:
         """Queue jobs and wait for all answers; they are dropped if the client goes or the time is over."""
-        futures = self._pool.submit(jobs)
-        together = asyncio.gather(*futures)
+        queued = self._pool.submit(jobs)
+        together = asyncio.ensure_future(_all(queued))
         gone = asyncio.ensure_future(_gone(request))
         try:
             await asyncio.wait((together, gone), timeout=self._limits.timeout, return_when=asyncio.FIRST_COMPLETED)
@@ -151,10 +151,13 @@ class Service:
                 return together.result()
             if gone.done():
                 raise ClientGoneError("the client closed the connection")
-            raise RequestError(504, f"no answer within {self._limits.timeout:g} s; try again later")
+            message = f"no answer within {self._limits.timeout:g} s; try again later"
+            raise RequestError(504 if any(job.started for job in queued) else 503, message, self._pool.retry_after)
         finally:
             gone.cancel()
-            together.cancel()  # and with it all futures
+            together.cancel()
+            for job in queued:
+                job.drop()
 
 
 def make_application(
@@ -197,6 +200,10 @@ def _status(replies: list[Message]) -> int:
     """200 if at least one image was decided, else the worst of 422 and 500."""
     found = {reply["status"] for reply, _ in replies}
     return 200 if 200 in found else max(found)
+
+
+async def _all(jobs: list[Job]) -> list[Message]:
+    return [await job.answer for job in jobs]
 
 
 async def _gone(request: Request) -> None:

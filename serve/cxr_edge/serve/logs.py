@@ -28,12 +28,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure() -> None:
-    """Write the logs of the service and of uvicorn to standard error."""
+    """Write the logs of the service, and warnings of its libraries, to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
-    for name, level in (("cxr_edge.serve", logging.INFO), ("uvicorn.error", logging.WARNING)):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate, logger.level = [handler], False, level
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    _logger.setLevel(logging.INFO)
+    logging.getLogger("python_multipart").disabled = True  # its warnings quote what clients send
 
 
 def info(event: str, **fields: Any) -> None:

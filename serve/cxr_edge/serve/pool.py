@@ -29,7 +29,13 @@ class Job:
 
     header: Header
     body: bytes
+    started: bool = False
     answer: asyncio.Future[Message] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def drop(self) -> None:
+        """Nobody waits for the answer any more: a job that has not begun is skipped."""
+        if not self.answer.cancel() and not self.answer.cancelled():
+            self.answer.exception()  # else asyncio warns that nobody looked at it
 
 
 class Pool:
@@ -90,14 +96,14 @@ class Pool:
         if self.waiting + count > self._limits.queue:
             raise RequestError(503, f"{self.waiting} images wait already; try again later", self.retry_after)
 
-    def submit(self, jobs: Sequence[tuple[Header, bytes]]) -> list[asyncio.Future[Message]]:
-        """Queue all jobs or none; raises like `check_room`. Cancel an answer that nobody waits for any more."""
+    def submit(self, jobs: Sequence[tuple[Header, bytes]]) -> list[Job]:
+        """Queue all jobs or none; raises like `check_room`."""
         self.check_room(len(jobs))
         queued = [Job(header, body) for header, body in jobs]
         for job in queued:
             self._jobs.put_nowait(job)
         self.waiting += len(queued)
-        return [job.answer for job in queued]
+        return queued
 
     async def _keep(self, process: Process) -> None:
         """Work with one process; replace it when it ends."""
@@ -165,6 +171,7 @@ class Pool:
                 return job
 
     async def _do(self, link: Link, job: Job) -> None:
+        job.started = True
         try:
             reply = await asyncio.wait_for(link.ask(job.header, job.body), self._limits.timeout)
         except asyncio.TimeoutError as error:

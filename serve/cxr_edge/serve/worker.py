@@ -111,21 +111,20 @@ def _predict(predictor: Predictor, image: bytes, picture: bool) -> tuple[Predict
     """The prediction, and the picture of the heatmap if it was asked for."""
     if not picture:
         return predictor.predict(image, name="image"), {}
+    from cxr_edge.runtime.explanation.gradcam import encode_picture
+
     explanation = predictor.explain(image, name="image")
-    return explanation.prediction, {"heatmap_png": _png(explanation.picture)}
+    return explanation.prediction, {"heatmap_png": b64encode(encode_picture(explanation.picture)).decode()}
 
 
 def _radiograph(image: bytes, max_pixels: int) -> str:
+    import cv2
+
     from cxr_edge.runtime.explanation.gradcam import scaled_radiograph
     from cxr_edge.runtime.imaging.image import read_image
 
-    return _png(scaled_radiograph(read_image(image, max_pixels=max_pixels, name="image")))
-
-
-def _png(picture: Any) -> str:
-    from cxr_edge.runtime.explanation.gradcam import encode_picture
-
-    return b64encode(encode_picture(picture)).decode()
+    gray = scaled_radiograph(read_image(image, max_pixels=max_pixels, name="image"))
+    return b64encode(cv2.imencode(".png", gray)[1].tobytes()).decode()
 
 
 def describe(predictor: Predictor, tested: str, max_pixels: int) -> dict[str, Any]:

@@ -5,7 +5,20 @@ import pytest
 
 @pytest.mark.parametrize(
     "command",
-    ["demo", "audit", "train", "evaluate", "export", "verify", "predict", "explain", "bench", "inspect", "doctor"],
+    [
+        "demo",
+        "audit",
+        "train",
+        "evaluate",
+        "export",
+        "verify",
+        "predict",
+        "explain",
+        "bench",
+        "inspect",
+        "doctor",
+        "serve",
+    ],
 )
 def test_every_command_explains_itself(cli, command):
     code, text, _ = cli(command, "--help")

@@ -120,6 +120,8 @@ def run_schemathesis(service: Service, examples: int, statuses: Counter[str]) ->
     command = [program, "run", address, "--max-examples", str(examples), "--no-color", "--checks"]
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
     with tempfile.TemporaryDirectory() as folder:
+        name = service.get("/v1/model").json()["name"]
+        (Path(folder) / "schemathesis.toml").write_text(f'[parameters]\nname = "{name}"\n')
         done = subprocess.run([*command, checks], capture_output=True, text=True, cwd=folder)
     print(done.stdout[-3000:], file=sys.stderr)
     statuses[f"schemathesis {'passed' if done.returncode == 0 else 'FAILED'}"] += 1

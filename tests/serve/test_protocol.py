@@ -31,7 +31,7 @@ def converse(monkeypatch):
             writer.write(piece)
             await asyncio.sleep(0.1)
         try:
-            while data := await asyncio.wait_for(reader.read(1000), 0.3):
+            while data := await asyncio.wait_for(reader.read(1000), 1):
                 answer += data
             closed = True
         except asyncio.TimeoutError:

@@ -336,7 +336,7 @@ def main() -> int:
     rows = measure(options)
     print(table([vars(row) for row in rows]))
     if options.output:
-        options.output.write_text(json.dumps([vars(row) for row in rows], indent=2) + "\n")
+        options.output.write_text(json.dumps([vars(row) for row in rows], indent=2, default=bool) + "\n")
     return 0 if all(row.holds for row in rows) else 1
 
 

@@ -21,7 +21,8 @@ from cxr_edge.serve.channel import Header, Message
 from cxr_edge.serve.envelope import Envelope, refusal
 from cxr_edge.serve.errors import ClientGoneError, RequestError
 from cxr_edge.serve.metrics import Metrics
-from cxr_edge.serve.pool import Job, Pool
+from cxr_edge.serve.pool import Pool
+from cxr_edge.serve.process import Job
 from cxr_edge.serve.settings import Limits
 from cxr_edge.web import page_folder
 
@@ -30,6 +31,8 @@ CHOICES = {"heatmap": ("none", "array", "png"), "radiograph": ("none", "png")}
 SCHEMA = Path(__file__).with_name("openapi.json")
 #: Length of the JSON before binary tensors.
 JSON_LENGTH = "inference-header-content-length"
+#: Seconds for which an answer is awaited before the connection is watched, which costs as much as reading a request.
+WATCHLESS = 0.2
 
 
 class Service:
@@ -143,21 +146,29 @@ class Service:
     async def _answers(self, request: Request, jobs: list[tuple[Header, bytes]]) -> list[Message]:
         """Queue jobs and wait for all answers; they are dropped if the client goes or the time is over."""
         queued = self._pool.submit(jobs)
-        together = asyncio.ensure_future(_all(queued))
-        gone = asyncio.ensure_future(_gone(request))
+        answers = [job.answer for job in queued]
+        try:
+            _, missing = await asyncio.wait(answers, timeout=WATCHLESS, return_when=asyncio.FIRST_EXCEPTION)
+            if missing and not any(answer.done() and answer.exception() for answer in answers):
+                await self._watch(request, queued)
+            return [await answer for answer in answers]
+        finally:
+            self._pool.drop(queued)
+
+    async def _watch(self, request: Request, jobs: list[Job]) -> None:
+        """Wait for answers, and for the end of the connection; raises ClientGoneError, or RequestError after a time."""
+        together, gone = asyncio.ensure_future(_all(jobs)), asyncio.ensure_future(_gone(request))
         try:
             await asyncio.wait((together, gone), timeout=self._limits.timeout, return_when=asyncio.FIRST_COMPLETED)
             if together.done():
-                return together.result()
+                return
             if gone.done():
                 raise ClientGoneError("the client closed the connection")
             message = f"no answer within {self._limits.timeout:g} s; try again later"
-            raise RequestError(504 if any(job.started for job in queued) else 503, message, self._pool.retry_after)
+            raise RequestError(504 if any(job.started for job in jobs) else 503, message, self._pool.retry_after)
         finally:
-            gone.cancel()
             together.cancel()
-            for job in queued:
-                job.drop()
+            gone.cancel()
 
 
 def make_application(
@@ -202,8 +213,8 @@ def _status(replies: list[Message]) -> int:
     return 200 if 200 in found else max(found)
 
 
-async def _all(jobs: list[Job]) -> list[Message]:
-    return [await job.answer for job in jobs]
+async def _all(jobs: list[Job]) -> None:
+    await asyncio.wait([job.answer for job in jobs], return_when=asyncio.FIRST_EXCEPTION)
 
 
 async def _gone(request: Request) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+from anyio import fail_after
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
@@ -112,8 +112,9 @@ async def read_uploads(receive: Receive, headers: Mapping[str, str], limits: Lim
 
 async def _in_time(reading: Awaitable[None], limits: Limits) -> None:
     try:
-        await asyncio.wait_for(reading, limits.timeout)
-    except asyncio.TimeoutError as error:
+        with fail_after(limits.timeout):
+            await reading
+    except TimeoutError as error:
         raise RequestError(408, f"the body did not arrive within {limits.timeout:g} s; try again") from error
 
 

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -331,7 +331,12 @@ def _judge(record: Record, limits: Limits, rate: float, seconds: float) -> list[
     what = f"{seconds:.0f} s at {rate:.0f} images a second, twice the capacity"
     return [
         Row(f"{what}: answers", f"{dict(record.statuses)}", "only 200 and 503", not others),
-        Row("… p99 of accepted ones", f"{late:.2f} s", f"≤ {bound:.2f} s (3 × queue × service time)", late <= bound),
+        Row(
+            "… p99 of accepted ones",
+            f"{late:.2f} s",
+            f"≤ {bound:.2f} s (3 × queue × service time)",
+            bool(late <= bound),
+        ),
         Row(
             "… memory",
             f"{settled[0]:.0f} MB, growth {growth:.1f} MB",
@@ -342,7 +347,7 @@ def _judge(record: Record, limits: Limits, rate: float, seconds: float) -> list[
             "… liveness",
             f"median {alive[0]:.1f}, p99 {alive[1]:.1f}, largest {alive[2]:.1f} ms",
             f"≤ {LONGEST_LIVENESS:.0f} ms",
-            alive[2] <= LONGEST_LIVENESS,
+            bool(alive[2] <= LONGEST_LIVENESS),
         ),
     ]
 

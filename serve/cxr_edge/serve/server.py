@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -65,6 +66,7 @@ def run(listener: socket.socket, pool: Pool, limits: Limits, token: str | None) 
     )
     host, port = listener.getsockname()[:2]
     logs.info("listening", address=host, port=port, token=token is not None, workers=limits.workers)
+    gc.freeze()  # what was imported never becomes garbage, so that collections need not look at it
     server.run(sockets=[listener])
     raise_failure(pool)
 

@@ -8,7 +8,7 @@ import pytest
 from service import TOKEN, command, serving
 
 from cxr_edge.runtime import UsageError
-from cxr_edge.serve.access import LIVE, Access
+from cxr_edge.serve.envelope import LIVE, Access
 from cxr_edge.serve.errors import RequestError
 from cxr_edge.serve.settings import check_exposure, read_token
 

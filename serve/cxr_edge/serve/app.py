@@ -15,10 +15,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from cxr_edge.serve.access import LIVE, Access
 from cxr_edge.serve.body import Held, Upload, read_body, read_uploads
 from cxr_edge.serve.channel import Header, Message
-from cxr_edge.serve.envelope import Envelope, refusal
+from cxr_edge.serve.envelope import LIVE, Access, Envelope, refusal
 from cxr_edge.serve.errors import ClientGoneError, RequestError
 from cxr_edge.serve.metrics import Metrics
 from cxr_edge.serve.pool import Pool

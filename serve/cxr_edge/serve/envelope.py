@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+import hashlib
+import hmac
+from base64 import b64decode
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +17,6 @@ from cxr_edge.serve import logs
 from cxr_edge.serve.errors import TYPES, RequestError
 
 if TYPE_CHECKING:
-    from cxr_edge.serve.access import Access
     from cxr_edge.serve.metrics import Metrics
 
 Message = MutableMapping[str, Any]
@@ -22,6 +24,14 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
+#: The one route that needs no token.
+LIVE = "/v2/health/live"
+#: Tells a client how to authenticate; a browser asks its user for the token.
+CHALLENGE = 'Basic realm="cxr-edge", charset="UTF-8"'
+WRONG = (
+    "the token is missing or wrong; send the header 'Authorization: Bearer TOKEN', or the token as the password of "
+    "Basic authentication"
+)
 #: Sent with every answer.
 SECURITY_HEADERS = {
     "content-security-policy": (
@@ -37,6 +47,46 @@ SECURITY_HEADERS = {
 #: After an early answer, the rest of the body is read and dropped for this long and this far: a connection that is
 #: closed with unread bytes is reset, and the client may then never see the answer.
 LINGER_SECONDS, LINGER_BYTES = 2.0, 64 * 2**20
+
+
+class Access:
+    """Asks for a token, if there is one, and refuses requests that a browser sends for another site."""
+
+    def __init__(self, token: str | None) -> None:
+        self._digest = None if token is None else _digest(token)
+
+    def check(self, path: str, method: str, headers: Mapping[str, str]) -> None:
+        """Refuse a request.
+
+        Raises
+        ------
+        RequestError
+            401 if the token is missing or wrong, 403 if a browser sends a form of another site.
+        """
+        if path == LIVE:
+            return
+        if self._digest is not None and not hmac.compare_digest(self._digest, _digest(_presented(headers))):
+            raise RequestError(401, WRONG)
+        if method == "POST" and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+            raise RequestError(403, "a browser sent this request for a page of another site; use the page of this one")
+
+
+def _presented(headers: Mapping[str, str]) -> str:
+    """The token that a client sends; empty if it sends none."""
+    scheme, _, value = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        return b64decode(value, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
+
+
+def _digest(token: str) -> bytes:
+    """Digests have the same length, so that comparing them tells nothing about the length of the token."""
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
 class Envelope:
@@ -131,7 +181,5 @@ def refusal(path: str, error: RequestError) -> Response:
     if error.retry_after is not None:
         response.headers["retry-after"] = str(error.retry_after)
     if error.status == 401:
-        from cxr_edge.serve.access import CHALLENGE
-
         response.headers["www-authenticate"] = CHALLENGE
     return response

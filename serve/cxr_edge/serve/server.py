@@ -16,6 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cxr_edge.serve import logs
 from cxr_edge.serve.app import Service, make_application, running
+from cxr_edge.serve.envelope import Envelope
 from cxr_edge.serve.pool import Pool, raise_failure
 from cxr_edge.serve.settings import Limits
 
@@ -49,26 +50,29 @@ def run(listener: socket.socket, pool: Pool, limits: Limits, token: str | None) 
 
     service = Service(pool, limits)
     app = make_application(service, token, lambda _: running(pool, _tell_ready, stop))
-    server = Server(
-        uvicorn.Config(
-            app,
-            http=PatientProtocol,
-            ws="none",
-            loop="asyncio",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=IDLE_SECONDS,
-            timeout_graceful_shutdown=round(2 * limits.timeout + 5),
-        )
-    )
+    server = Server(configuration(app, limits))
     host, port = listener.getsockname()[:2]
     logs.info("listening", address=host, port=port, token=token is not None, workers=limits.workers)
     gc.freeze()  # what was imported never becomes garbage, so that collections need not look at it
     server.run(sockets=[listener])
     raise_failure(pool)
+
+
+def configuration(app: Envelope, limits: Limits) -> uvicorn.Config:
+    """How uvicorn runs the application."""
+    return uvicorn.Config(
+        app,
+        http=PatientProtocol,
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=round(2 * limits.timeout + 5),
+    )
 
 
 class Server(uvicorn.Server):

@@ -14,6 +14,7 @@ import pytest
         "verify",
         "predict",
         "explain",
+        "serve",
         "calibrate",
         "monitor",
         "bench",

@@ -15,6 +15,8 @@ COMMANDS = [line[2:] for block in re.findall(r"```console\n(.*?)```", README, re
 ELSEWHERE = {
     "make demo": "tests/benchmarks/test_bench.py runs the same command, smaller",
     "make test": "this is it",
+    "cxr-edge serve": "tests/serve/test_readme.py runs these on a free port",
+    "curl": "tests/serve/test_readme.py",
 }
 
 

@@ -159,7 +159,7 @@ class Predictor:
         self.manifest = bundle.manifest
         self.file = file
         self.operating_point = operating_point
-        self._bundle = bundle
+        self.bundle = bundle
         self._threads = threads
         self._max_pixels = max_pixels
         self._engine: Engine | None = engine
@@ -180,7 +180,7 @@ class Predictor:
         if (engine := self._engine) is None:
             with self._lock:
                 self._refuse_if_closed()
-                engine = self._engine = self._engine or open_engine(self._bundle, self.file, self._threads)
+                engine = self._engine = self._engine or open_engine(self.bundle, self.file, self._threads)
         return engine
 
     def _refuse_if_closed(self) -> None:
@@ -213,19 +213,36 @@ class Predictor:
         self._engine, self._gradients, self._lock = None, None, Lock()
         return left
 
-    def predict(self, image: ImageSource) -> Prediction:
+    def at(self, operating_point: str) -> Predictor:
+        """A predictor with another operating point of the same model; both share the engine.
+
+        Raises
+        ------
+        UsageError
+            If the model has no such operating point.
+        """
+        point = self.manifest.operating_point(operating_point)
+        return Predictor(self.bundle, self.file, self.engine, point, self._threads, self._max_pixels)
+
+    def predict(self, image: ImageSource, name: str | None = None) -> Prediction:
         """Decide on one radiograph: a path, the bytes of a file, or an array (see `read_image`).
+
+        Parameters
+        ----------
+        name
+            Name of the image in errors; by default its path, or what it is.
 
         Raises
         ------
         ImageError
             If the image cannot be read.
         """
-        return self._predict(image)[1]
+        return self._predict(image, name)[1]
 
     def explain(
-        self, image: ImageSource, method: str = "gradcam", max_steps: int = MAX_STEPS, baseline: str = BASELINES[0]
-    ) -> Explanation:
+        self, image: ImageSource, method: str = "gradcam", max_steps: int = MAX_STEPS, baseline: str = BASELINES[0],
+        name: str | None = None,
+    ) -> Explanation:  # fmt: skip
         """Decide on one radiograph and draw the evidence for the decision.
 
         Parameters
@@ -235,6 +252,8 @@ class Predictor:
             slower: one pass through gradient.onnx for each step, always in ONNX Runtime.
         max_steps, baseline
             Parameters of integrated gradients; see `IntegratedGradients.explain`.
+        name
+            Name of the image in errors; by default its path, or what it is.
 
         Raises
         ------
@@ -246,7 +265,8 @@ class Predictor:
         if method not in METHODS:
             raise UsageError(f"unknown method {method!r}; expected one of: {', '.join(METHODS)}")
         gradients = self.integrated_gradients if method == "ig" else None
-        source, name = in_memory(image, self._max_pixels)  # a pipe can be read only once
+        source, default = in_memory(image, self._max_pixels)  # a pipe can be read only once
+        name = name or default
         pixels, prediction = self._predict(source, name)
         gray = read_image(source, max_pixels=self._max_pixels, name=name)  # at full size, for the picture
         caption = _caption(prediction)
@@ -279,7 +299,7 @@ class Predictor:
             if self._gradients is None:
                 from cxr_edge.runtime.explanation.attribution import IntegratedGradients
 
-                self._gradients = IntegratedGradients.of_bundle(self._bundle, self._threads)
+                self._gradients = IntegratedGradients.of_bundle(self.bundle, self._threads)
             return self._gradients
 
     def predict_many(self, images: Iterable[ImageSource], batch_size: int = 32) -> Iterator[Prediction | ImageError]:

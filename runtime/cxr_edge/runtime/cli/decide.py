@@ -46,9 +46,6 @@ def model_options(function: F) -> F:
             help="Refuse image files with more pixels than this.",
         ),
         click.option(
-            "--threads", type=click.IntRange(1), help="CPU threads of the engine.  [default: number of cores, up to 4]"
-        ),
-        click.option(
             "--operating-point",
             metavar="NAME",
             help="Operating point to decide by, such as screening or triage.  [default: the first in the manifest]",
@@ -79,9 +76,15 @@ def model_options(function: F) -> F:
     return function
 
 
+threads_option = click.option(
+    "--threads", type=click.IntRange(1), help="CPU threads of the engine.  [default: number of cores, up to 4]"
+)
+
+
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="IMAGE|DIR|-...")
 @model_options
+@threads_option
 @click.option("-o", "--output", "target", type=click.Path(), metavar="FILE", help="Write the result to this file.")
 @click.option(
     "--format",
@@ -120,6 +123,7 @@ def predict(sources: Sequence[str], target: str | None, format: str | None, **mo
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="IMAGE|DIR|-...")
 @model_options
+@threads_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the pictures.")
 @click.option(
     "--method",

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from cxr_edge.runtime.bundles.bundle import Bundle
     from cxr_edge.runtime.engines.tensorrt import PlanOptions
 
-#: What `--format` offers. TensorRT plans are no rows of `FORMATS`, because they are built on the device.
-SUFFIXES = (*dict.fromkeys(row.suffix.removeprefix(".") for row in FORMATS), "tensorrt")
+#: What `--format` offers. TensorRT plans and sites are no rows of `FORMATS`, because they are made from a bundle.
+SUFFIXES = (*dict.fromkeys(row.suffix.removeprefix(".") for row in FORMATS), "tensorrt", "web")
 
 
 PATH = click.Path(path_type=Path)
@@ -32,7 +32,7 @@ number = partial(click.option, type=click.IntRange(1), show_default=True)
 
 @click.command()
 @click.argument("source", type=PATH, metavar="RUN|BUNDLE")
-@click.option("-o", "--output", "bundle", type=PATH, help="Bundle folder to write.")
+@click.option("-o", "--output", "bundle", type=PATH, help="Bundle folder to write, or the folder of the site.")
 @click.option("--calib", type=PATH, metavar="DATA", help="Radiographs that set the int8 ranges.")
 @number("--calib-images", default=200, help="Number of calibration images.")
 @several("--format", "formats", type=click.Choice(SUFFIXES), default=("onnx", "tflite"), help="Formats to write.")
@@ -57,8 +57,12 @@ def export(
     This needs an NVIDIA GPU and cxr-edge[tensorrt], but no training framework. With --calib, the command first checks
     that no activation overflows half precision on those radiographs; it exits with 1 if one does.
 
+    --format web writes a static site from the BUNDLE: the page with LiteRT and the TFLite files of --precision
+    (fp16 unless you name others). This needs Node.js, and npm's registry once.
+
     \b
       cxr-edge export runs/first -o bundle --calib chest_xray
+      cxr-edge export bundle --format web -o site
       cxr-edge export bundle --format tensorrt                  # on the Jetson
       cxr-edge verify bundle --data chest_xray
     """
@@ -70,6 +74,9 @@ def export(
         raise UsageError(
             "--max-batch, --version-compatible and --hardware-compatible apply to TensorRT only: add --format tensorrt"
         )
+    if "web" in formats:
+        _export_site(source, bundle, formats, precisions)
+        return
     portable = [format for format in formats if format != "tensorrt"]
     if not (source / MANIFEST).is_file():
         bundle = _export_run(source, bundle, calib, calib_images, names or _choose(portable, precisions))
@@ -82,6 +89,28 @@ def export(
     written = Bundle.open(bundle).manifest.all_files
     emit([{"file": f.path, "precision": f.precision, "MB": f.bytes / 1e6} for f in written], "table")
     click.echo(f"next: cxr-edge verify {bundle} --data {calib or 'DATA'}", err=True)
+
+
+def _export_site(source: Path, site: Path | None, formats: Sequence[str], precisions: Sequence[str]) -> None:
+    """Write the static site of a bundle."""
+    from click.core import ParameterSource
+    from rich.console import Console
+
+    from cxr_edge.export.conversion import site as sites
+    from cxr_edge.runtime.bundles.bundle import Bundle
+
+    if site is None or formats != ("web",):
+        raise UsageError(
+            f"{source}: --format web needs the folder of the site with -o, and no other format; run: "
+            f"cxr-edge export {source} --format web -o site"
+        )
+    if click.get_current_context().get_parameter_source("precisions") == ParameterSource.DEFAULT:
+        precisions = sites.PRECISIONS
+    with Console(stderr=True).status("reading") as status:
+        sites.build_site(Bundle.open(source), site, precisions, lambda name: status.update(f"writing {name}"))
+    files = [path for path in sorted(site.rglob("*")) if path.is_file()]
+    emit([{"file": str(f.relative_to(site)), "MB": f.stat().st_size / 1e6} for f in files], "table")
+    click.echo(f"next: cxr-edge verify {site} --data DATA", err=True)
 
 
 def _choose(formats: Sequence[str], precisions: Collection[str]) -> list[str]:

@@ -13,6 +13,7 @@ import { litertFiles } from "./simd.js";
  * the pixels of a small JPEG, because some browsers alter pixels that a page reads.
  */
 export async function openLiteRT(wanted) {
+  if (!isSecureContext) throw new EngineError("Browsers run this page only over https, or from localhost. Open it there.");
   const manifest = JSON.parse(await text("model/manifest.json"));
   const file = manifest.files.find(({ path }) => path === wanted) ?? manifest.files[0];
   const [content] = await Promise.all([bytes(`model/${file.path}`), loadLiteRt(litertFiles()[0])]);

@@ -3,7 +3,8 @@
 import { litertFiles } from "./simd.js";
 
 /* global SITE_FILES, SITE_VERSION -- `cxr-edge export` fills them in: the list of files, and a hash of their contents */
-const CACHE = `cxr-edge-${SITE_VERSION}`;
+const PREFIX = `cxr-edge ${self.registration.scope} `; // other sites of the same host keep theirs
+const CACHE = PREFIX + SITE_VERSION;
 
 self.addEventListener("install", (event) => {
   const keep = async () => {
@@ -17,7 +18,7 @@ self.addEventListener("install", (event) => {
 self.addEventListener("activate", (event) => {
   const dropOthers = async () => {
     const names = await caches.keys();
-    await Promise.all(names.filter((name) => name.startsWith("cxr-edge-") && name !== CACHE).map((name) => caches.delete(name)));
+    await Promise.all(names.filter((name) => name.startsWith(PREFIX) && name !== CACHE).map((name) => caches.delete(name)));
     await self.clients.claim();
   };
   event.waitUntil(dropOthers());

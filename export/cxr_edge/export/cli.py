@@ -193,6 +193,9 @@ def verify(
 ) -> None:
     """Check that each file of BUNDLE decides as the trained network does; exit with 1 if one does not.
 
+    BUNDLE may also be a site of `export --format web`. Its page then runs in the Chromium of this machine, from the
+    image file on; this needs cxr-edge[web]. The result is written to SITE.parity.json beside the site.
+
     Every file is run by its real engine on every image of DATA, including decoding and resizing, and compared with the
     Keras network and its GradientTape Grad-CAM. The command writes parity.json into the bundle.
 
@@ -201,33 +204,61 @@ def verify(
       cxr-edge verify bundle --data chest_xray --held-out
       cxr-edge verify bundle --data chest_xray --limit 300 --layers --report verify.html
     """
-    from cxr_edge.common.backend import import_keras_quietly
+    from cxr_edge.export.conversion.site import is_site
     from cxr_edge.export.verification.gates import load_gates
-    from cxr_edge.export.verification.verify import open_for_verification, verify_bundle
-    from cxr_edge.runtime.bundles.bundle import PARITY
-    from cxr_edge.runtime.bundles.manifest import SIGNATURE
     from cxr_edge.runtime.files import check_writable
 
     gates = load_gates(gates_file)
-    is_signed = (open_for_verification(bundle).folder / SIGNATURE).is_file()
     for output in (report, markdown, junit):
         if output:
             check_writable(output)
+    verification = (_verify_site if is_site(bundle) else _verify_bundle)(
+        bundle, layers, data=data, run_folder=run, gates=gates, limit=limit, held_out=held_out
+    )
+    _write_reports(verification, report, markdown, junit)
+    _print_verification(verification, format)
+    if not verification.passed:
+        click.get_current_context().exit(EXIT_CHECK_FAILED)
+
+
+def _verify_bundle(bundle: Path, layers: bool, **options: Any) -> Verification:
+    from cxr_edge.common.backend import import_keras_quietly
+    from cxr_edge.export.verification.verify import open_for_verification, verify_bundle
+    from cxr_edge.runtime.bundles.bundle import PARITY
+    from cxr_edge.runtime.bundles.manifest import SIGNATURE
+
+    is_signed = (open_for_verification(bundle).folder / SIGNATURE).is_file()
     import_keras_quietly()
-    from cxr_edge.common.progress import stages, table_console
-    from cxr_edge.export.verification.report import print_verification
+    from cxr_edge.common.progress import stages
 
     with stages() as progress:
-        verification = verify_bundle(bundle, data, run, gates, limit, progress, layers, held_out)
-    _write_reports(verification, report, markdown, junit)
+        verification = verify_bundle(bundle, progress=progress, layers=layers, **options)
     if is_signed:
         click.echo(f"{PARITY} was rewritten, so the signature is no longer valid: run cxr-edge sign {bundle}", err=True)
+    return verification
+
+
+def _verify_site(site: Path, layers: bool, **options: Any) -> Verification:
+    from cxr_edge.common.backend import import_keras_quietly
+
+    if layers:
+        raise UsageError(f"{site}: --layers needs a bundle, because a page does not show its tensors; leave it out")
+    import_keras_quietly()
+    from cxr_edge.common.progress import stages
+    from cxr_edge.export.verification.browser import verify_site
+
+    with stages() as progress:
+        return verify_site(site, progress=progress, **options)
+
+
+def _print_verification(verification: Verification, format: str) -> None:
+    from cxr_edge.common.progress import table_console
+    from cxr_edge.export.verification.report import print_verification
+
     if format == "json":
         emit(verification.to_dict(), format)
     else:
         print_verification(verification, table_console())
-    if not verification.passed:
-        click.get_current_context().exit(EXIT_CHECK_FAILED)
 
 
 def _write_reports(verification: Verification, page: Path | None, markdown: Path | None, junit: Path | None) -> None:

@@ -19,15 +19,13 @@ export async function openLiteRT(wanted) {
   const [content] = await Promise.all([bytes(`model/${file.path}`), loadLiteRt(litertFiles()[0])]);
   await checkHash(content, file);
   const network = await loadAndCompile(content, { accelerator: "wasm" });
-  const engine = {
+  await checkGolden(network, manifest, file);
+  await checkPixels();
+  return {
     model: { ...manifest, file, engine: "page" },
     where: "The image stays on this device.",
     predict: (image) => predict(network, manifest, image),
-    resized: async (image) => resize(await readImage(image), manifest.input.height, manifest.input.width).values,
   };
-  await checkGolden(network, file);
-  await checkPixels();
-  return engine;
 }
 
 async function predict(network, manifest, image) {
@@ -39,7 +37,7 @@ async function predict(network, manifest, image) {
   const outputs = await run(network, values, manifest.input);
   const end = performance.now();
   const timings = { decode: decoded - start, preprocess: preprocessed - decoded, inference: end - preprocessed, total: end - start };
-  return { ...readOutputs(outputs, manifest, timings), gray, isOriginal: true, outputs };
+  return { ...readOutputs(outputs, manifest, timings), gray, isOriginal: true, outputs, resized: values };
 }
 
 /** Run the network on gray bytes, row by row: name of each output -> Float32Array. */
@@ -61,9 +59,8 @@ async function checkHash(content, { path, sha256 }) {
   if (found !== sha256) throw new EngineError(`${path}: found sha256 ${found.slice(0, 12)}, expected ${sha256.slice(0, 12)}. Export the site again.`);
 }
 
-async function checkGolden(network, { path }) {
+async function checkGolden(network, manifest, { path }) {
   const golden = JSON.parse(await text("model/golden/golden.json")).files[path];
-  const manifest = JSON.parse(await text("model/manifest.json"));
   for (const [name, expected] of Object.entries(golden.outputs)) {
     const outputs = await run(network, await bytes(`model/golden/${name}.bin`), manifest.input);
     for (const [output, values] of Object.entries(expected)) {

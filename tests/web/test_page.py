@@ -1,0 +1,207 @@
+"""The page in Chromium, at the width of a desktop and of a phone, with both engines."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+from browsers import axe, cards, draw_files, needs_browser, needs_npm, needs_service, page_at, service
+
+from cxr_edge.runtime.predictor import load
+
+pytestmark = [pytest.mark.slow, needs_browser, needs_npm]
+
+DROP = """async ([names, contents]) => {
+  const data = new DataTransfer();
+  names.forEach((name, at) => {
+    const bytes = Uint8Array.from(atob(contents[at]), (letter) => letter.charCodeAt(0));
+    data.items.add(new File([bytes], name));
+  });
+  for (const type of ["dragover", "drop"]) {
+    document.querySelector("main").dispatchEvent(new DragEvent(type, { dataTransfer: data, bubbles: true, cancelable: true }));
+  }
+}"""
+PASTE = """(content) => {
+  const data = new DataTransfer();
+  const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+  data.items.add(new File([bytes], "pasted.jpg", { type: "image/jpeg" }));
+  document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: data }));
+}"""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return draw_files(tmp_path_factory.mktemp("files"))
+
+
+@pytest.fixture(scope="module")
+def address(request, site, bundle):
+    if request.param == "server":
+        with service(bundle) as address:
+            yield address
+    else:
+        yield site
+
+
+engines = pytest.mark.parametrize(
+    "address", ["page", pytest.param("server", marks=needs_service)], indirect=True, scope="module"
+)
+widths = pytest.mark.parametrize("width", [1280, 390])
+
+
+def base64_of(path) -> str:
+    import base64
+
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+@engines
+@widths
+def test_it_takes_several_files_and_says_what_is_wrong_with_one(address, width, files, bundle):
+    names = ["chest.jpg", "broken.jpg", "deep.png", "notes.txt"]
+    with page_at(address, width) as page:
+        page.evaluate(DROP, [names, [base64_of(files[name]) for name in names]])
+        chest, broken, deep, notes = cards(page, 4)
+        expected = load(bundle, engine="litert").predict(files["chest.jpg"])
+        assert f"{expected.probability:.3f}" in chest.locator(".probability").inner_text()
+        assert expected.label in chest.locator(".decision").inner_text()
+        assert f"{expected.threshold:.3f}" in chest.locator(".probability").inner_text()
+        assert "broken.jpg" in broken.locator(".error").inner_text() and broken.locator("figure").is_hidden()
+        assert deep.locator(".decision").is_visible()
+        assert "notes.txt" in notes.locator(".error").inner_text()
+        assert page.locator("#notice").is_visible()
+        page.evaluate(PASTE, base64_of(files["chest.jpg"]))
+        assert len(cards(page, 5)) == 5
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.mouse.wheel(0, 100_000)
+        page.wait_for_timeout(300)
+        assert page.locator("#notice").bounding_box()["y"] >= 0  # it stays in sight
+
+
+@engines
+def test_a_photograph_is_said_to_be_unlike_first(address, files, bundle):
+    assert not load(bundle, engine="litert").predict(files["photo.jpg"]).in_distribution
+    with page_at(address) as page:
+        page.set_input_files("#files", [files["photo.jpg"]])
+        (card,) = cards(page, 1)
+        text = card.inner_text()
+        assert text.index("Unlike the training set") < text.index("Probability")
+        assert "Do not rely" in page.locator(".doubt").inner_text()
+        assert "unlike the training set" in page.locator("#status").inner_text()
+
+
+@engines
+def test_slider_operating_point_original_size_and_export(address, files, bundle):
+    with page_at(address) as page:
+        page.set_input_files("#files", [files["chest.jpg"], files["broken.jpg"]])
+        card, _ = cards(page, 2)
+        slider = card.locator(".opacity")
+        slider.fill("25")
+        assert card.locator(".heat").evaluate("heat => heat.style.opacity") == "0.25"
+        card.locator(".original").click()
+        page.locator("#original canvas").wait_for()
+        assert "640×512" in page.locator("#original-title").inner_text()
+        assert page.locator("#original canvas").bounding_box()["width"] == 640
+        page.keyboard.press("Escape")
+        assert page.locator("#original").is_hidden()
+        for option in page.locator("#point option").all():
+            name = option.get_attribute("value")
+            page.select_option("#point", name)
+            expected = load(bundle, engine="litert", operating_point=name).predict(files["chest.jpg"])
+            assert expected.label in card.locator(".decision").inner_text()
+            assert name in card.locator(".decision").inner_text()
+        with page.expect_download() as saved:
+            page.click("#save-json")
+        good, bad = json.loads(saved.value.path().read_text())
+        expected = {"path": "chest.jpg", **expected.to_dict()}
+        assert set(good) == set(expected) and good["label"] == expected["label"]
+        assert good["probability"] == pytest.approx(expected["probability"], abs=1e-4)
+        assert good["lungs_found"] == expected["lungs_found"]
+        assert set(bad) == {"path", "error"}
+        with page.expect_download() as saved:
+            page.click("#save-csv")
+        rows = list(csv.DictReader(io.StringIO(saved.value.path().read_text())))
+        assert rows[0]["label"] == expected["label"] and "broken.jpg" in rows[1]["error"]
+
+
+@engines
+def test_the_keyboard_reaches_everything(address, files):
+    with page_at(address) as page:
+        with page.expect_file_chooser() as chooser:
+            page.keyboard.press("Tab")
+            page.keyboard.press("Enter")
+        chooser.value.set_files([files["chest.jpg"]])
+        (card,) = cards(page, 1)
+        seen = []
+        for _ in range(14):
+            page.keyboard.press("Tab")
+            seen.append(page.evaluate("document.activeElement.className || document.activeElement.id || document.activeElement.tagName"))
+        for wanted in ("point", "save-json", "save-csv", "clear", "remove", "SUMMARY", "opacity", "original"):
+            assert wanted in seen, seen
+        card.locator(".opacity").focus()
+        page.keyboard.press("ArrowRight")
+        assert card.locator(".opacity").input_value() == "61"
+        card.locator(".remove").focus()
+        page.keyboard.press("Enter")
+        assert page.locator(".card").count() == 0
+        assert page.evaluate("document.activeElement.id") == "files"
+
+
+@engines
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@widths
+def test_axe_finds_nothing_serious(address, width, scheme, files, tmp_path):
+    script = axe(tmp_path)
+    with page_at(address, width, color_scheme=scheme, bypass_csp=True) as page:
+        page.set_input_files("#files", [files["chest.jpg"], files["photo.jpg"], files["broken.jpg"]])
+        cards(page, 3)
+        page.add_script_tag(path=script)
+        found = page.evaluate("axe.run()")
+        serious = [v for v in found["violations"] if v["impact"] in ("serious", "critical")]
+        assert not serious, [(v["id"], [node["html"] for node in v["nodes"]]) for v in serious]
+        assert len(found["passes"]) > 15
+
+
+def test_it_works_offline_after_the_first_visit(site, files):
+    with page_at(site) as page:
+        page.evaluate("navigator.serviceWorker.ready")
+        page.context.set_offline(True)
+        page.reload()
+        page.wait_for_selector("html[data-ready]", timeout=120_000)
+        page.set_input_files("#files", [files["chest.jpg"]])
+        (card,) = cards(page, 1)
+        assert card.locator(".decision").is_visible()
+        assert page.evaluate("localStorage.length + sessionStorage.length") == 0
+        assert page.evaluate("document.cookie") == ""
+        kept = page.evaluate("caches.keys().then((names) => caches.open(names[0])).then((c) => c.keys()).then((r) => r.map((x) => x.url))")
+        assert all(url.startswith(site) for url in kept) and not [url for url in kept if "chest" in url.rpartition("/")[2] and "golden" not in url]
+
+
+def test_a_browser_that_computes_otherwise_is_refused(site_folder_copy, files):
+    """Another model under the same name, then other golden outputs: the page must not decide."""
+    from cxr_edge.export.verification.browser import open_page, serve_folder
+    from playwright.sync_api import expect
+
+    golden = site_folder_copy / "model" / "golden" / "golden.json"
+    content = json.loads(golden.read_text())
+    for file in content["files"].values():
+        file["outputs"]["chest"]["logit"] += 1
+    golden.write_text(json.dumps(content))
+    with serve_folder(site_folder_copy) as address, open_page() as page:
+        page.goto(address)
+        expect(page.locator("#status")).to_contain_text("other values", timeout=120_000)
+        page.set_input_files("#files", [files["chest.jpg"]])
+        page.wait_for_timeout(500)
+        assert page.locator(".decision:visible").count() == 0
+
+
+def test_export_says_what_it_needs(bundle, tmp_path):
+    command = "from cxr_edge.runtime.cli.main import main; main()"
+    arguments = ["export", str(bundle), "--format", "web", "-o", str(tmp_path / "site")]
+    done = subprocess.run(
+        [sys.executable, "-c", command, *arguments], capture_output=True, text=True, env={"PATH": str(tmp_path)}
+    )
+    assert done.returncode == 2 and "Node.js" in done.stderr
+    assert not (tmp_path / "site").exists()

@@ -58,15 +58,16 @@ function isCutOff(region, height, width) {
 }
 
 /**
- * Convex hull of tile centres, as OpenCV's `fillConvexPoly` draws it: each side is a line of `LineIterator`, and each
- * row is filled between its outermost pixels.
+ * Convex hull of tile centres, as OpenCV's `fillConvexPoly` draws it: each side is drawn as a line, each row is filled
+ * between the sides, and both round ties in their own way.
  */
 export function convexHull(points, height, width) {
   const hull = new Uint8Array(height * width);
   const corners = hullCorners(points);
   const spans = new Map();
   corners.forEach((corner, at) => {
-    for (const [x, y] of line(corners.at(at - 1), corner)) {
+    const before = corners.at(at - 1);
+    for (const [x, y] of [...line(before, corner), ...crossings(before, corner)]) {
       const [low, high] = spans.get(y) ?? [x, x];
       spans.set(y, [Math.min(low, x), Math.max(high, x)]);
     }
@@ -110,6 +111,15 @@ function* line(from, to) {
     if (steep || aside) y += down;
     if (!steep || aside) x += 1;
   }
+}
+
+/** Where a side crosses each row, in OpenCV's fixed point of 16 bits. */
+function crossings(from, to) {
+  const [[x, y], [endX, endY]] = from[1] <= to[1] ? [from, to] : [to, from];
+  const rows = endY - y;
+  if (rows === 0) return [];
+  const step = Math.trunc(((endX - x) * 131072 + rows) / (2 * rows));
+  return Array.from({ length: rows + 1 }, (_, row) => [x + Math.floor((step * row + 32768) / 65536), y + row]);
 }
 
 /** Share of the heatmap's evidence inside a hull of tiles, in [0, 1]; null if the heatmap is empty. */

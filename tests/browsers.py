@@ -30,6 +30,10 @@ needs_service = pytest.mark.skipif(
 )
 
 
+#: LiteRT's log, and what Chromium reports when the service refuses a file.
+EXPECTED = ("INFO: ", "WARNING: ", "Failed to load resource: the server responded with a status of 422")
+
+
 @contextmanager
 def page_at(address: str, width: int = 1280, **options):
     """Open a page; fail if it asks another host, breaks its policy, or reports an error."""
@@ -40,7 +44,7 @@ def page_at(address: str, width: int = 1280, **options):
             complaints.append(f"request to {request.url}")
 
     def complain(message) -> None:
-        if message.type == "error" and not message.text.startswith(("INFO: ", "WARNING: ")):  # LiteRT's log
+        if message.type == "error" and not message.text.startswith(EXPECTED):
             complaints.append(message.text)
 
     with open_page(width, 900, accept_downloads=True, **options) as page:
@@ -68,7 +72,7 @@ def service(bundle: Path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = "from cxr_edge.runtime.cli.main import main; main()"
+    command = "import sys; from cxr_edge.runtime.cli.main import main; sys.exit(main())"
     process = subprocess.Popen([sys.executable, "-c", command, "serve", "-m", str(bundle), "--port", str(port)])
     address = f"http://127.0.0.1:{port}/"
     try:

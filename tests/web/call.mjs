@@ -3,7 +3,12 @@ import { readFileSync } from "node:fs";
 
 const [folder] = process.argv.slice(2);
 const revive = (_, value) => (value?.bytes === undefined ? value : new Uint8Array(Buffer.from(value.bytes, "base64")));
-const flatten = (_, value) => (value instanceof Uint8Array ? { bytes: Buffer.from(value).toString("base64") } : ArrayBuffer.isView(value) ? [...value] : value);
+const flatten = (_, value) =>
+  value instanceof Uint8Array
+    ? { bytes: Buffer.from(value).toString("base64") }
+    : ArrayBuffer.isView(value)
+      ? [...value]
+      : value;
 const results = [];
 for (const { module, name, args } of JSON.parse(readFileSync(0, "utf-8"), revive)) {
   try {

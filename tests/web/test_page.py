@@ -1,10 +1,9 @@
 """The page in Chromium, at the width of a desktop and of a phone, with both engines."""
 
+import base64
 import csv
 import io
 import json
-import subprocess
-import sys
 
 import pytest
 from browsers import axe, cards, draw_files, needs_browser, needs_npm, needs_service, page_at, service
@@ -52,8 +51,6 @@ widths = pytest.mark.parametrize("width", [1280, 390])
 
 
 def base64_of(path) -> str:
-    import base64
-
     return base64.b64encode(path.read_bytes()).decode()
 
 
@@ -195,13 +192,3 @@ def test_a_browser_that_computes_otherwise_is_refused(site_folder_copy, files):
         page.set_input_files("#files", [files["chest.jpg"]])
         page.wait_for_timeout(500)
         assert page.locator(".decision:visible").count() == 0
-
-
-def test_export_says_what_it_needs(bundle, tmp_path):
-    command = "from cxr_edge.runtime.cli.main import main; main()"
-    arguments = ["export", str(bundle), "--format", "web", "-o", str(tmp_path / "site")]
-    done = subprocess.run(
-        [sys.executable, "-c", command, *arguments], capture_output=True, text=True, env={"PATH": str(tmp_path)}
-    )
-    assert done.returncode == 2 and "Node.js" in done.stderr
-    assert not (tmp_path / "site").exists()

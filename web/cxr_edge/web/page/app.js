@@ -85,7 +85,9 @@ async function process(entry) {
   try {
     const { gray, lungs, isOriginal, prediction } = await engine.predict(entry.file);
     entry.prediction = prediction;
-    showPrediction(entry.card, { name: entry.name, prediction, lungs, gray, isOriginal }, engine.model, () => openOriginal(entry));
+    showPrediction(entry.card, { name: entry.name, prediction, lungs, gray, isOriginal }, engine.model, () =>
+      openOriginal(entry),
+    );
     showDecision(entry.card, prediction, chosenPoint(), engine.model.classes);
     say(summary(entry));
   } catch (error) {
@@ -99,7 +101,9 @@ async function process(entry) {
 /** One sentence for the screen reader; doubt comes first. */
 function summary({ name, prediction }) {
   const { label } = decide(prediction.probability, chosenPoint(), engine.model.classes);
-  const doubt = prediction.in_distribution ? "" : `unlike the training set${prediction.unlike === "unknown" ? "" : ` (${prediction.unlike})`}; `;
+  const doubt = prediction.in_distribution
+    ? ""
+    : `unlike the training set${prediction.unlike === "unknown" ? "" : ` (${prediction.unlike})`}; `;
   return `${name}: ${doubt}${label}. ${probabilityText(prediction.probability, chosenPoint())}.`;
 }
 
@@ -113,7 +117,8 @@ function explainRule() {
 
 function redecide() {
   explainRule();
-  for (const { card, prediction } of entries) if (prediction) showDecision(card, prediction, chosenPoint(), engine.model.classes);
+  for (const { card, prediction } of entries)
+    if (prediction) showDecision(card, prediction, chosenPoint(), engine.model.classes);
   say(`Operating point ${chosenPoint().name}.`);
 }
 

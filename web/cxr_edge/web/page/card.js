@@ -97,7 +97,10 @@ function fillFigures(list, prediction, model) {
     Time: `${total.toFixed(0)} ms`,
   };
   for (const [term, text] of Object.entries(figures)) {
-    for (const [tag, content] of [["dt", term], ["dd", text]]) {
+    for (const [tag, content] of [
+      ["dt", term],
+      ["dd", text],
+    ]) {
       const element = document.createElement(tag);
       element.textContent = content;
       list.append(element);

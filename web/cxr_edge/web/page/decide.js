@@ -61,7 +61,10 @@ function aboutLungs(lungs, heatmap, manifest) {
   if (!lungs) return { lungs_found: null, evidence_in_lungs: null };
   const { found, hull } = findLungs(lungs);
   const { height, width } = manifest.lungs;
-  return { lungs_found: found, evidence_in_lungs: evidenceInside(heatmap, hull, height, width, manifest.heatmap, manifest.input) };
+  return {
+    lungs_found: found,
+    evidence_in_lungs: evidenceInside(heatmap, hull, height, width, manifest.heatmap, manifest.input),
+  };
 }
 
 /** The kind of outlier that explains more than half of the squared novelty, or `unknown`. */

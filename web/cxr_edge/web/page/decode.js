@@ -22,9 +22,12 @@ export async function readImage(file) {
   const bytes = new Uint8Array(await contentOf(file));
   const kind = sniff(bytes);
   if (!kind) throw new ImageError(notAnImage(bytes, file.name));
-  const gray = kind === "PNG" ? await decodePng(bytes, file.name, MAX_PIXELS) : await decodeWithBrowser(bytes, kind, file.name);
+  const gray =
+    kind === "PNG" ? await decodePng(bytes, file.name, MAX_PIXELS) : await decodeWithBrowser(bytes, kind, file.name);
   if (Math.min(gray.height, gray.width) < MIN_SIDE) {
-    throw new ImageError(`${file.name}: ${gray.width}×${gray.height} pixels; expected at least ${MIN_SIDE} a side of a radiograph`);
+    throw new ImageError(
+      `${file.name}: ${gray.width}×${gray.height} pixels; expected at least ${MIN_SIDE} a side of a radiograph`,
+    );
   }
   return gray;
 }
@@ -51,7 +54,8 @@ function notAnImage(bytes, name) {
   const head = String.fromCharCode(...bytes.subarray(0, 4));
   const isDicom = String.fromCharCode(...bytes.subarray(128, 132)) === "DICM";
   const known = isDicom ? "DICOM" : ["II*\0", "MM\0*", "II+\0", "MM\0+"].includes(head) ? "TIFF" : "";
-  if (known) return `${name}: found ${known}, which browsers do not decode; save it as PNG, or use \`cxr-edge predict\``;
+  if (known)
+    return `${name}: found ${known}, which browsers do not decode; save it as PNG, or use \`cxr-edge predict\``;
   const start = Array.from(bytes.subarray(0, 8), (byte) => byte.toString(16).padStart(2, "0")).join(" ");
   return `${name}: not an image; found a file that starts with ${start}, expected JPEG, PNG, WebP or BMP`;
 }
@@ -67,11 +71,15 @@ async function decodeWithBrowser(bytes, kind, name) {
       premultiplyAlpha: "none",
     });
   } catch {
-    throw new ImageError(`${name}: ${kind} data is corrupt, or of a kind that this browser does not read; copy the file again, or save it as PNG`);
+    throw new ImageError(
+      `${name}: ${kind} data is corrupt, or of a kind that this browser does not read; copy the file again, or save it as PNG`,
+    );
   }
   checkSize(bitmap.width, bitmap.height, name);
   if (file.width && (bitmap.width !== file.width || bitmap.height !== file.height)) {
-    throw new ImageError(`${name}: the browser read ${bitmap.width}×${bitmap.height} pixels, expected ${file.width}×${file.height}; use another browser`);
+    throw new ImageError(
+      `${name}: the browser read ${bitmap.width}×${bitmap.height} pixels, expected ${file.width}×${file.height}; use another browser`,
+    );
   }
   const gray = { values: grayOf(bitmap, file.toGray), height: bitmap.height, width: bitmap.width };
   bitmap.close();

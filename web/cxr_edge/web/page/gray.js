@@ -24,7 +24,8 @@ export function stretch(samples) {
   }
   const factor = Math.fround(255 / Math.max(high - low, 1e-12));
   const table = new Uint8Array(65536);
-  for (let sample = low; sample <= high; sample++) table[sample] = roundHalfToEven(Math.fround((sample - low) * factor));
+  for (let sample = low; sample <= high; sample++)
+    table[sample] = roundHalfToEven(Math.fround((sample - low) * factor));
   return Uint8Array.from(samples, (sample) => table[sample]);
 }
 

@@ -41,7 +41,7 @@ export function readJpeg(bytes, name) {
 function readSegments(bytes, name) {
   const segments = [];
   let at = 2;
-  for (let marker = 0; marker !== SCAN; ) {
+  for (let marker = 0; marker !== SCAN;) {
     while (bytes[at] === 0xff && bytes[at + 1] === 0xff) at++; // padding
     marker = bytes[at + 1];
     const size = bytes[at + 2] * 256 + bytes[at + 3];
@@ -58,7 +58,9 @@ function readSegments(bytes, name) {
 function readFrame(segments, name) {
   const frames = segments.filter(({ marker }) => isFrame(marker));
   if (frames.length !== 1 || frames[0].content.length < 9) {
-    throw new ImageError(`${name}: JPEG header is corrupt: found ${frames.length} frames, expected 1; copy the file again`);
+    throw new ImageError(
+      `${name}: JPEG header is corrupt: found ${frames.length} frames, expected 1; copy the file again`,
+    );
   }
   const [precision, h1, h0, w1, w0, components] = frames[0].content;
   if (!DECODED.includes(frames[0].marker) || precision !== 8 || ![1, 3].includes(components)) {

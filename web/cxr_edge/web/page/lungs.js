@@ -21,7 +21,10 @@ export function findLungs(map) {
     .slice(0, 2)
     .filter((region) => region.length >= SMALLEST_LUNG * height * width);
   const cutOff = regions.some((region) => isCutOff(region, height, width));
-  return { found: cutOff ? "cut off" : ["none", "one", "both"][regions.length], hull: convexHull(regions.flat(), height, width) };
+  return {
+    found: cutOff ? "cut off" : ["none", "one", "both"][regions.length],
+    hull: convexHull(regions.flat(), height, width),
+  };
 }
 
 /** Regions of lung tiles that share sides, each a list of [x, y]. */
@@ -37,7 +40,12 @@ function connected(map, height, width) {
       const tile = next.pop();
       const x = tile % width;
       region.push([x, (tile - x) / width]);
-      const neighbours = [tile - width, tile + width, ...(x > 0 ? [tile - 1] : []), ...(x < width - 1 ? [tile + 1] : [])];
+      const neighbours = [
+        tile - width,
+        tile + width,
+        ...(x > 0 ? [tile - 1] : []),
+        ...(x < width - 1 ? [tile + 1] : []),
+      ];
       for (const neighbour of neighbours) if (open.delete(neighbour)) next.push(neighbour);
     }
     regions.push(region);
@@ -51,9 +59,13 @@ function isCutOff(region, height, width) {
   const rows = region.map(([, y]) => y);
   const wide = CUT_OFF * (Math.max(...columns) - Math.min(...columns) + 1);
   const high = CUT_OFF * (Math.max(...rows) - Math.min(...rows) + 1);
-  const touches = (places, border, least) => places.includes(border) && places.filter((p) => p === border).length >= least;
+  const touches = (places, border, least) =>
+    places.includes(border) && places.filter((p) => p === border).length >= least;
   return (
-    touches(columns, 0, high) || touches(columns, width - 1, high) || touches(rows, 0, wide) || touches(rows, height - 1, wide)
+    touches(columns, 0, high) ||
+    touches(columns, width - 1, high) ||
+    touches(rows, 0, wide) ||
+    touches(rows, height - 1, wide)
   );
 }
 
@@ -126,7 +138,9 @@ function crossings(from, to) {
 export function evidenceInside(heatmap, hull, rows, columns, geometry, input) {
   if (peak(heatmap) < EMPTY_LOGIT) return null;
   const evidence = spread(
-    tileWeights(input.height, rows, heatmap.length, geometry), heatmap, tileWeights(input.width, columns, heatmap[0].length, geometry),
+    tileWeights(input.height, rows, heatmap.length, geometry),
+    heatmap,
+    tileWeights(input.width, columns, heatmap[0].length, geometry),
   );
   let inside = 0;
   let all = 0;

@@ -67,7 +67,11 @@ export function drawHeatmap(heatmap, model, { height, width }) {
 /** A canvas with the line where the map of the lungs crosses 0.5. */
 export function drawOutline(lungs, { height, width }) {
   const centred = { origin: 0, stride: 1 };
-  const inside = spread(interpolation(height, lungs.length, lungs.length, centred), lungs, interpolation(width, lungs[0].length, lungs[0].length, centred));
+  const inside = spread(
+    interpolation(height, lungs.length, lungs.length, centred),
+    lungs,
+    interpolation(width, lungs[0].length, lungs[0].length, centred),
+  );
   const isInside = (y, x) => y >= 0 && x >= 0 && y < height && x < width && inside[y * width + x] >= LUNG;
   return paint(height, width, (data) => {
     for (let y = 0, at = 0; y < height; y++) {

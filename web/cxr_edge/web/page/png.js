@@ -9,7 +9,15 @@ import { exifOrientation, stretch, truncatedLuminance, upright } from "./gray.js
 const CHANNELS = { 0: 1, 2: 3, 3: 1, 4: 2, 6: 4 };
 const PALETTE = 3;
 /** Start and step of the seven passes of Adam7: x, y. */
-const ADAM7 = [[0, 0, 8, 8], [4, 0, 8, 8], [0, 4, 4, 8], [2, 0, 4, 4], [0, 2, 2, 4], [1, 0, 2, 2], [0, 1, 1, 2]];
+const ADAM7 = [
+  [0, 0, 8, 8],
+  [4, 0, 8, 8],
+  [0, 4, 4, 8],
+  [2, 0, 4, 4],
+  [0, 2, 2, 4],
+  [1, 0, 2, 2],
+  [0, 1, 1, 2],
+];
 const WHOLE = [[0, 0, 1, 1]];
 
 /** Decode a PNG file: {values, height, width} upright, in [0, 255]. */
@@ -18,8 +26,13 @@ export async function decodePng(bytes, name, maxPixels) {
   const header = readHeader(chunks, name, maxPixels);
   const passes = passesOf(header);
   const size = passes.reduce((sum, pass) => sum + pass.height * (1 + pass.bytes), 0);
-  const data = await inflate(chunks.filter(({ kind }) => kind === "IDAT").map(({ content }) => content), size, name);
-  const samples = header.depth === 16 ? new Uint16Array(header.height * header.width) : new Uint8Array(header.height * header.width);
+  const data = await inflate(
+    chunks.filter(({ kind }) => kind === "IDAT").map(({ content }) => content),
+    size,
+    name,
+  );
+  const samples =
+    header.depth === 16 ? new Uint16Array(header.height * header.width) : new Uint8Array(header.height * header.width);
   let at = 0;
   for (const pass of passes) {
     const rows = unfilter(data.subarray(at, at + pass.height * (1 + pass.bytes)), pass, header, name);
@@ -34,12 +47,14 @@ export async function decodePng(bytes, name, maxPixels) {
 function readChunks(bytes, name) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const chunks = [];
-  for (let at = 8, kind = ""; kind !== "IEND"; ) {
+  for (let at = 8, kind = ""; kind !== "IEND";) {
     const size = at + 12 <= bytes.length ? view.getUint32(at) : Infinity;
     if (at + 12 + size > bytes.length) throw new ImageError(`${name}: PNG file is cut short; copy the file again`);
     kind = String.fromCharCode(...bytes.subarray(at + 4, at + 8));
     if (crc32(bytes.subarray(at + 4, at + 8 + size)) !== view.getUint32(at + 8 + size)) {
-      throw new ImageError(`${name}: PNG file is corrupt: the checksum of ${kind} at byte ${at} is wrong; copy the file again`);
+      throw new ImageError(
+        `${name}: PNG file is corrupt: the checksum of ${kind} at byte ${at} is wrong; copy the file again`,
+      );
     }
     chunks.push({ kind, content: bytes.subarray(at + 8, at + 8 + size) });
     at += 12 + size;
@@ -49,7 +64,8 @@ function readChunks(bytes, name) {
 
 function readHeader(chunks, name, maxPixels) {
   const { kind, content } = chunks[0];
-  if (kind !== "IHDR" || content.length !== 13) throw new ImageError(`${name}: PNG file has no header; copy the file again`);
+  if (kind !== "IHDR" || content.length !== 13)
+    throw new ImageError(`${name}: PNG file has no header; copy the file again`);
   const view = new DataView(content.buffer, content.byteOffset);
   const header = { width: view.getUint32(0), height: view.getUint32(4), depth: content[8], colour: content[9] };
   const palette = chunks.find((chunk) => chunk.kind === "PLTE")?.content;
@@ -61,7 +77,9 @@ function readHeader(chunks, name, maxPixels) {
     throw new ImageError(`${name}: PNG file is animated; expected one picture. Save one frame of it`);
   }
   if (!(header.width * header.height > 0 && header.width * header.height <= maxPixels)) {
-    throw new ImageError(`${name}: ${header.width}×${header.height} pixels; expected at most ${maxPixels}. Reduce the picture`);
+    throw new ImageError(
+      `${name}: ${header.width}×${header.height} pixels; expected at most ${maxPixels}. Reduce the picture`,
+    );
   }
   return { ...header, channels: CHANNELS[header.colour], interlaced: content[12] === 1, palette };
 }
@@ -69,7 +87,14 @@ function readHeader(chunks, name, maxPixels) {
 /** Size of each pass in pixels, and bytes of its rows. */
 function passesOf({ width, height, depth, channels, interlaced }) {
   return (interlaced ? ADAM7 : WHOLE)
-    .map(([x, y, dx, dy]) => ({ x, y, dx, dy, width: Math.ceil((width - x) / dx), height: Math.ceil((height - y) / dy) }))
+    .map(([x, y, dx, dy]) => ({
+      x,
+      y,
+      dx,
+      dy,
+      width: Math.ceil((width - x) / dx),
+      height: Math.ceil((height - y) / dy),
+    }))
     .filter((pass) => pass.width > 0 && pass.height > 0)
     .map((pass) => ({ ...pass, bytes: Math.ceil((pass.width * depth * channels) / 8) }));
 }
@@ -101,7 +126,8 @@ function unfilter(data, { height, bytes }, { depth, channels }, name) {
   for (let y = 0; y < height; y++) {
     const filter = data[y * (1 + bytes)];
     const row = data.subarray(y * (1 + bytes) + 1, (y + 1) * (1 + bytes));
-    if (!(filter in FILTERS)) throw new ImageError(`${name}: PNG data is corrupt: row ${y} has filter ${filter}; copy the file again`);
+    if (!(filter in FILTERS))
+      throw new ImageError(`${name}: PNG data is corrupt: row ${y} has filter ${filter}; copy the file again`);
     FILTERS[filter](row, above, step);
     above = row;
   }

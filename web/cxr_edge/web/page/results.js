@@ -3,15 +3,28 @@
 import { decide } from "./decide.js";
 
 const COLUMNS = [
-  "path", "label", "probability", "logit", "operating_point", "threshold", "rule_out", "novelty", "in_distribution",
-  "unlike", "lungs_found", "evidence_in_lungs", "error",
+  "path",
+  "label",
+  "probability",
+  "logit",
+  "operating_point",
+  "threshold",
+  "rule_out",
+  "novelty",
+  "in_distribution",
+  "unlike",
+  "lungs_found",
+  "evidence_in_lungs",
+  "error",
 ];
 
 /** One row for each image, with the decision at an operating point. */
 export function rowsOf(entries, point, classes) {
   return entries
     .filter(({ prediction, error }) => prediction || error)
-    .map(({ name, prediction, error }) => (error ? { path: name, error } : { path: name, ...rounded(prediction, point, classes) }));
+    .map(({ name, prediction, error }) =>
+      error ? { path: name, error } : { path: name, ...rounded(prediction, point, classes) },
+    );
 }
 
 function rounded(prediction, point, classes) {
@@ -20,7 +33,13 @@ function rounded(prediction, point, classes) {
   const { probability, logit, heatmap, timings_ms, ...rest } = prediction;
   const timings = Object.entries(timings_ms).map(([stage, ms]) => [stage, to(3)(ms)]);
   return {
-    label, probability, logit, ...rule, ...rest, heatmap: heatmap.map((row) => row.map(to(5))), timings_ms: Object.fromEntries(timings),
+    label,
+    probability,
+    logit,
+    ...rule,
+    ...rest,
+    heatmap: heatmap.map((row) => row.map(to(5))),
+    timings_ms: Object.fromEntries(timings),
   };
 }
 

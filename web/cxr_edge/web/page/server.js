@@ -29,9 +29,12 @@ function leaveToServer(error) {
 async function askForPrediction(file, withRadiograph) {
   const body = new FormData();
   body.append("file", file, file.name);
-  const response = await ask(`v1/predict?heatmap=array${withRadiograph ? "&radiograph=png" : ""}`, { method: "POST", body });
+  const response = await ask(`v1/predict?heatmap=array${withRadiograph ? "&radiograph=png" : ""}`, {
+    method: "POST",
+    body,
+  });
   const [record] = (await response.json()).predictions;
-  if (record.error) throw new ImageError(record.error.message);
+  if (record.error) throw new ImageError(record.error.message.replace(/^image:/, `${file.name}:`)); // it does not repeat names
   return record;
 }
 

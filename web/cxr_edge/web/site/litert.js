@@ -13,7 +13,8 @@ import { litertFiles } from "./simd.js";
  * the pixels of a small JPEG, because some browsers alter pixels that a page reads.
  */
 export async function openLiteRT(wanted) {
-  if (!isSecureContext) throw new EngineError("Browsers run this page only over https, or from localhost. Open it there.");
+  if (!isSecureContext)
+    throw new EngineError("Browsers run this page only over https, or from localhost. Open it there.");
   const manifest = JSON.parse(await text("model/manifest.json"));
   const file = manifest.files.find(({ path }) => path === wanted) ?? manifest.files[0];
   const [content] = await Promise.all([bytes(`model/${file.path}`), loadLiteRt(litertFiles()[0])]);
@@ -36,7 +37,12 @@ async function predict(network, manifest, image) {
   const preprocessed = performance.now();
   const outputs = await run(network, values, manifest.input);
   const end = performance.now();
-  const timings = { decode: decoded - start, preprocess: preprocessed - decoded, inference: end - preprocessed, total: end - start };
+  const timings = {
+    decode: decoded - start,
+    preprocess: preprocessed - decoded,
+    inference: end - preprocessed,
+    total: end - start,
+  };
   return { ...readOutputs(outputs, manifest, timings), gray, isOriginal: true, outputs, resized: values };
 }
 
@@ -56,7 +62,10 @@ async function run(network, values, { name, height, width }) {
 async function checkHash(content, { path, sha256 }) {
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", content));
   const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  if (found !== sha256) throw new EngineError(`${path}: found sha256 ${found.slice(0, 12)}, expected ${sha256.slice(0, 12)}. Export the site again.`);
+  if (found !== sha256)
+    throw new EngineError(
+      `${path}: found sha256 ${found.slice(0, 12)}, expected ${sha256.slice(0, 12)}. Export the site again.`,
+    );
 }
 
 async function checkGolden(network, manifest, { path }) {
@@ -102,6 +111,9 @@ async function text(path) {
 
 async function get(path) {
   const response = await fetch(path);
-  if (!response.ok) throw new EngineError(`${path}: the server answered ${response.status}. Export the site again and copy the whole folder.`);
+  if (!response.ok)
+    throw new EngineError(
+      `${path}: the server answered ${response.status}. Export the site again and copy the whole folder.`,
+    );
   return response;
 }

@@ -6,18 +6,6 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def bundle():
-    from pathlib import Path
-    return Path("/work/runs/a2-bundle")
-
-
-@pytest.fixture(scope="session")
-def site_path():
-    from pathlib import Path
-    return Path("/tmp/site")
-
-
-@pytest.fixture(scope="session")
 def site(site_path):
     """Its address, served on this machine."""
     from cxr_edge.export.verification.browser import serve_folder

@@ -50,7 +50,9 @@ def unpack(result: dict) -> np.ndarray:
     return pixels.reshape(value["height"], value["width"]).astype(int)
 
 
-@pytest.mark.parametrize("shape", [(224, 224), (225, 224), (448, 448), (331, 402), (1000, 1777), (1317, 857), (2001, 2500)])
+@pytest.mark.parametrize(
+    "shape", [(224, 224), (225, 224), (448, 448), (331, 402), (1000, 1777), (1317, 857), (2001, 2500)]
+)
 def test_area_averages_are_equal_bit_by_bit(shape):
     picture = RANDOM.integers(0, 256, shape, dtype=np.uint8)
     (mine,) = call(("preprocess.js", "resize", gray(picture), 224, 224))
@@ -121,7 +123,12 @@ def interlaced(pixels: np.ndarray) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 8, 0, 0, 0, 1)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"".join(rows))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"".join(rows)))
+        + chunk(b"IEND", b"")
+    )
 
 
 def test_interlaced_png_files_give_the_same_gray():
@@ -210,7 +217,18 @@ def test_lungs_and_their_evidence_are_the_same():
     )
     for mine, heat, lungs in zip(shares, heatmaps, expected, strict=True):
         assert mine["value"] == pytest.approx(evidence_inside(heat, lungs.hull, GEOMETRY, CONTRACT), abs=1e-5)
-    (empty,) = call(("lungs.js", "evidenceInside", np.zeros((7, 7)).tolist(), pack(np.ones(784, np.uint8)), 28, 28, geometry, contract))
+    (empty,) = call(
+        (
+            "lungs.js",
+            "evidenceInside",
+            np.zeros((7, 7)).tolist(),
+            pack(np.ones(784, np.uint8)),
+            28,
+            28,
+            geometry,
+            contract,
+        )
+    )
     assert empty["value"] is None
 
 
@@ -231,7 +249,11 @@ def test_decisions_are_those_of_the_operating_point(rule_out):
     probabilities = [0.0, 0.2499999, 0.25, 0.5, 0.7499999, 0.75, 1.0]
     answers = ("NORMAL", "PNEUMONIA") if rule_out is None else ("NORMAL", "UNSURE", "PNEUMONIA")
     plain = {"name": "p", "threshold": 0.75, "rule_out": rule_out}
-    for p, mine in zip(probabilities, call(*(("decide.js", "decide", p, plain, ["NORMAL", "PNEUMONIA"]) for p in probabilities)), strict=True):
+    for p, mine in zip(
+        probabilities,
+        call(*(("decide.js", "decide", p, plain, ["NORMAL", "PNEUMONIA"]) for p in probabilities)),
+        strict=True,
+    ):
         assert mine["value"]["label"] == answers[point.answer(p)]
 
 
@@ -244,7 +266,10 @@ def test_kinds_of_strangers_are_the_same():
 
 
 def test_csv_is_the_format_of_predict():
-    rows = [{"path": 'a "b",c.png', "label": "NORMAL", "in_distribution": True, "unlike": None}, {"path": "x", "error": "bad"}]
+    rows = [
+        {"path": 'a "b",c.png', "label": "NORMAL", "in_distribution": True, "unlike": None},
+        {"path": "x", "error": "bad"},
+    ]
     (mine,) = call(("results.js", "toCsv", rows))
     from cxr_edge.runtime.cli.batch import _write_csv
 
@@ -269,7 +294,9 @@ def test_pages_speak_to_no_other_host():
 @needs_shared
 def test_stored_luminance_of_real_files_is_kept():
     files = sorted(Path(SHARED / "data" / "originals").rglob("*.jpeg"))[:12]
-    for path, mine in zip(files, call(*(("jpeg.js", "readJpeg", pack(p.read_bytes()), p.name) for p in files)), strict=True):
+    for path, mine in zip(
+        files, call(*(("jpeg.js", "readJpeg", pack(p.read_bytes()), p.name) for p in files)), strict=True
+    ):
         rewritten = base64.b64decode(mine["value"]["bytes"]["bytes"])
         red = np.asarray(Image.open(io.BytesIO(rewritten)).convert("RGB"))[:, :, 0]
         np.testing.assert_array_equal(red, read_image(path))

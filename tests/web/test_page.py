@@ -4,10 +4,13 @@ import base64
 import csv
 import io
 import json
+import urllib.request
+from contextlib import ExitStack
 
 import pytest
 from browsers import axe, cards, draw_files, needs_browser, needs_npm, needs_service, page_at, service
 
+from cxr_edge.export.verification.browser import open_page, serve_folder
 from cxr_edge.runtime.predictor import load
 
 pytestmark = [pytest.mark.slow, needs_browser, needs_npm]
@@ -19,8 +22,14 @@ DROP = """async ([names, contents]) => {
     data.items.add(new File([bytes], name));
   });
   for (const type of ["dragover", "drop"]) {
-    document.querySelector("main").dispatchEvent(new DragEvent(type, { dataTransfer: data, bubbles: true, cancelable: true }));
+    const options = { dataTransfer: data, bubbles: true, cancelable: true };
+    document.querySelector("main").dispatchEvent(new DragEvent(type, options));
   }
+}"""
+#: Addresses of what the service worker keeps.
+KEPT = """async () => {
+  const [name] = await caches.keys();
+  return (await (await caches.open(name)).keys()).map(({ url }) => url);
 }"""
 PASTE = """(content) => {
   const data = new DataTransfer();
@@ -134,7 +143,11 @@ def test_the_keyboard_reaches_everything(address, files):
         seen = []
         for _ in range(14):
             page.keyboard.press("Tab")
-            seen.append(page.evaluate("document.activeElement.className || document.activeElement.id || document.activeElement.tagName"))
+            seen.append(
+                page.evaluate(
+                    "document.activeElement.className || document.activeElement.id || document.activeElement.tagName"
+                )
+            )
         for wanted in ("point", "save-json", "save-csv", "clear", "remove", "SUMMARY", "opacity", "original"):
             assert wanted in seen, seen
         card.locator(".opacity").focus()
@@ -161,24 +174,27 @@ def test_axe_finds_nothing_serious(address, width, scheme, files, tmp_path):
         assert len(found["passes"]) > 15
 
 
-def test_it_works_offline_after_the_first_visit(site, files):
-    with page_at(site) as page:
-        page.evaluate("navigator.serviceWorker.ready")
-        page.context.set_offline(True)
-        page.reload()
-        page.wait_for_selector("html[data-ready]", timeout=120_000)
-        page.set_input_files("#files", [files["chest.jpg"]])
-        (card,) = cards(page, 1)
-        assert card.locator(".decision").is_visible()
-        assert page.evaluate("localStorage.length + sessionStorage.length") == 0
-        assert page.evaluate("document.cookie") == ""
-        kept = page.evaluate("caches.keys().then((names) => caches.open(names[0])).then((c) => c.keys()).then((r) => r.map((x) => x.url))")
-        assert all(url.startswith(site) for url in kept) and not [url for url in kept if "chest" in url.rpartition("/")[2] and "golden" not in url]
+def test_it_works_offline_after_the_first_visit(site_path, files):
+    with ExitStack() as server:
+        address = server.enter_context(serve_folder(site_path))
+        with page_at(address) as page:
+            page.evaluate("navigator.serviceWorker.ready")
+            server.close()
+            with pytest.raises(OSError):
+                urllib.request.urlopen(address)
+            page.reload()
+            page.wait_for_selector("html[data-ready]", timeout=120_000)
+            page.set_input_files("#files", [files["chest.jpg"]])
+            (card,) = cards(page, 1)
+            assert card.locator(".decision").is_visible()
+            assert page.evaluate("localStorage.length + sessionStorage.length + document.cookie.length") == 0
+            kept = set(page.evaluate(KEPT))
+            names = {path.relative_to(site_path).as_posix() for path in site_path.rglob("*")}
+            assert len(kept) > 10 and {url.removeprefix(address) for url in kept} <= names | {""}
 
 
 def test_a_browser_that_computes_otherwise_is_refused(site_folder_copy, files):
-    """Another model under the same name, then other golden outputs: the page must not decide."""
-    from cxr_edge.export.verification.browser import open_page, serve_folder
+    """The page must not decide if the golden outputs are others."""
     from playwright.sync_api import expect
 
     golden = site_folder_copy / "model" / "golden" / "golden.json"

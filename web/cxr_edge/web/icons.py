@@ -12,12 +12,21 @@ SIDES = (192, 512)
 #: Colours in OpenCV's order: blue, green, red.
 GROUND, LUNG, WINDPIPE = (78, 67, 16), (245, 240, 226), (214, 198, 111)
 #: Right half of a lung on a square of side 1. All of it lies in the circle of radius 0.4 that masks of icons keep.
-OUTLINE = ((0.55, 0.40), (0.60, 0.27), (0.66, 0.26), (0.74, 0.38), (0.79, 0.56), (0.78, 0.70), (0.68, 0.71), (0.55, 0.63))
+OUTLINE = (
+    (0.55, 0.40),
+    (0.60, 0.27),
+    (0.66, 0.26),
+    (0.74, 0.38),
+    (0.79, 0.56),
+    (0.78, 0.70),
+    (0.68, 0.71),
+    (0.55, 0.63),
+)
 WINDPIPE_BOX = ((0.475, 0.17), (0.525, 0.45))
 
 
 def draw_icon(side: int) -> npt.NDArray[np.uint8]:
-    """Draw the icon: (side, side, 3) uint8 BGR. It is drawn four times as large and reduced, so that edges are smooth."""
+    """Draw the icon: (side, side, 3) uint8 BGR; drawn four times as large and reduced, for smooth edges."""
     large = 4 * side
     picture = np.full((large, large, 3), GROUND, np.uint8)
     for mirrored in (False, True):

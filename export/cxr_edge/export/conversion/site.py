@@ -160,7 +160,11 @@ def _bundle_script(packages: Path, source: Path, target: Path, constants: dict[s
 
 def _run(command: Sequence[str], folder: Path) -> None:
     done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, env={**os.environ, "NODE_PATH": str(folder / "node_modules")}
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NODE_PATH": str(folder / "node_modules")},
     )
     if done.returncode:
         raise UsageError(

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -259,7 +259,8 @@ def find_chromium() -> str:
         if path := shutil.which(program):
             return path
     raise EngineError(
-        f"found no Chromium on the PATH, expected one of: {', '.join(PROGRAMS)}; install it (on Debian: apt install chromium)"
+        f"found no Chromium on the PATH, expected one of: {', '.join(PROGRAMS)}; install it (on Debian: apt install "
+        "chromium)"
     )
 
 

@@ -339,7 +339,13 @@ class Trained:
 
 
 def trained_run(bundle: Bundle, run_folder: Path | None) -> Run:
-    """The run that the bundle was exported from, identified by the hash of its network."""
+    """The run that the bundle was exported from, identified by the hash of its network.
+
+    Raises
+    ------
+    IntegrityError, UsageError
+        If it is another run, or none.
+    """
     training = bundle.manifest.training
     folder = run_folder or (bundle.folder / training["run"] if "run" in training else None)
     if folder is None or not folder.is_dir():
@@ -367,6 +373,7 @@ def available_images(images: list[LabelledImage], run: Run, held_out: bool) -> l
 
 
 def unusable(file: ModelFile, error: CxrEdgeError, gate: Gate | None = None) -> FileResult:
+    """The result of a file that could not be run."""
     return FileResult(file, None, (), f"{type(error).__name__}: {error}", gate)
 
 

@@ -55,21 +55,21 @@ def unpack(result: dict) -> np.ndarray:
 )
 def test_area_averages_are_equal_bit_by_bit(shape):
     picture = RANDOM.integers(0, 256, shape, dtype=np.uint8)
-    (mine,) = call(("preprocess.js", "resize", gray(picture), 224, 224))
+    (mine,) = call(("imaging/preprocess.js", "resize", gray(picture), 224, 224))
     np.testing.assert_array_equal(unpack(mine), preprocess(picture)[:, :, 0])
 
 
 def test_pictures_beyond_32_bit_sums_differ_by_one_level_at_most():
     """The runtime leaves them to OpenCV, which sums in single precision."""
     picture = RANDOM.integers(0, 256, (3000, 2900), dtype=np.uint8)
-    (mine,) = call(("preprocess.js", "resize", gray(picture), 224, 224))
+    (mine,) = call(("imaging/preprocess.js", "resize", gray(picture), 224, 224))
     assert np.abs(unpack(mine) - preprocess(picture)[:, :, 0]).max() <= 1
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (100, 180), (223, 400), (900, 120)])
 def test_small_pictures_are_interpolated_as_opencv_does(shape):
     picture = RANDOM.integers(0, 256, shape, dtype=np.uint8)
-    (mine,) = call(("preprocess.js", "resize", gray(picture), 224, 224))
+    (mine,) = call(("imaging/preprocess.js", "resize", gray(picture), 224, 224))
     assert np.abs(unpack(mine) - preprocess(picture)[:, :, 0]).max() <= 1
 
 
@@ -104,7 +104,9 @@ CLOSE = {
 
 
 def test_png_files_give_the_same_gray():
-    decoded = call(*(("png.js", "decodePng", pack(data), name, 10**8) for name, data in (EXACT | CLOSE).items()))
+    decoded = call(
+        *(("imaging/png.js", "decodePng", pack(data), name, 10**8) for name, data in (EXACT | CLOSE).items())
+    )
     for (name, data), mine in zip((EXACT | CLOSE).items(), decoded, strict=True):
         difference = np.abs(unpack(mine) - read_image(data))
         assert difference.max() <= (name in CLOSE), name
@@ -133,7 +135,7 @@ def interlaced(pixels: np.ndarray) -> bytes:
 
 def test_interlaced_png_files_give_the_same_gray():
     data = interlaced(NOISE[:, :, 0])
-    (mine,) = call(("png.js", "decodePng", pack(data), "a.png", 10**8))
+    (mine,) = call(("imaging/png.js", "decodePng", pack(data), "a.png", 10**8))
     np.testing.assert_array_equal(unpack(mine), read_image(data))
 
 
@@ -142,9 +144,9 @@ def test_broken_png_files_are_refused():
     damaged = bytearray(data)
     damaged[len(data) // 2] ^= 1
     broken = [data[:-20], data[:40], bytes(damaged)]
-    for mine in call(*(("png.js", "decodePng", pack(content), "a.png", 10**8) for content in broken)):
+    for mine in call(*(("imaging/png.js", "decodePng", pack(content), "a.png", 10**8) for content in broken)):
         assert mine["error"].startswith("a.png: PNG")
-    (large,) = call(("png.js", "decodePng", pack(data), "a.png", 1000))
+    (large,) = call(("imaging/png.js", "decodePng", pack(data), "a.png", 1000))
     assert "1000" in large["error"]
 
 
@@ -158,7 +160,7 @@ def jpeg(pixels: np.ndarray, **options) -> bytes:
 def test_a_rewritten_colour_jpeg_gives_the_stored_luminance_as_red(options):
     """OpenCV stands for the browser here: both decode with libjpeg-turbo. The page's tests use the browser itself."""
     data = jpeg(NOISE, quality=90, exif=exif(1), **options)
-    (mine,) = call(("jpeg.js", "readJpeg", pack(data), "a.jpg"))
+    (mine,) = call(("imaging/jpeg.js", "readJpeg", pack(data), "a.jpg"))
     rewritten = base64.b64decode(mine["value"]["bytes"]["bytes"])
     red = np.asarray(Image.open(io.BytesIO(rewritten)).convert("RGB"))[:, :, 0]
     np.testing.assert_array_equal(red, read_image(data))
@@ -168,7 +170,9 @@ def test_a_rewritten_colour_jpeg_gives_the_stored_luminance_as_red(options):
 
 def test_the_header_of_a_jpeg_is_read():
     files = [jpeg(NOISE, exif=exif(6)), jpeg(NOISE[:, :, 0])]
-    turned, plain = (result["value"] for result in call(*(("jpeg.js", "readJpeg", pack(f), "a") for f in files)))
+    turned, plain = (
+        result["value"] for result in call(*(("imaging/jpeg.js", "readJpeg", pack(f), "a") for f in files))
+    )
     assert (turned["height"], turned["width"], turned["orientation"], turned["components"]) == (40, 57, 6, 3)
     assert (plain["orientation"], plain["components"]) == (1, 1)
 
@@ -178,7 +182,7 @@ def test_broken_jpeg_files_are_refused():
     cmyk = io.BytesIO()
     Image.fromarray(NOISE).convert("CMYK").save(cmyk, "jpeg")
     broken = {data[: len(data) // 2]: "cut short", data[:60]: "corrupt", cmyk.getvalue(): "4 components"}
-    results = call(*(("jpeg.js", "readJpeg", pack(content), "a.jpg") for content in broken))
+    results = call(*(("imaging/jpeg.js", "readJpeg", pack(content), "a.jpg") for content in broken))
     for mine, wanted in zip(results, broken.values(), strict=True):
         assert wanted in mine["error"] and mine["error"].startswith("a.jpg")
 
@@ -186,7 +190,7 @@ def test_broken_jpeg_files_are_refused():
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientations_turn_pixels_as_the_runtime_does(orientation):
     pixels = NOISE[:, :, 0]
-    (mine,) = call(("gray.js", "upright", gray(pixels), orientation))
+    (mine,) = call(("imaging/gray.js", "upright", gray(pixels), orientation))
     np.testing.assert_array_equal(unpack(mine), read_image(png(Image.fromarray(pixels), exif=exif(orientation))))
 
 
@@ -286,7 +290,7 @@ def test_colours_and_icons_are_those_that_the_code_draws():
 
 
 def test_pages_speak_to_no_other_host():
-    for path in page_folder().iterdir():
+    for path in page_folder().rglob("*"):
         if path.suffix in (".js", ".html", ".css", ".webmanifest"):
             assert "//" not in path.read_text().replace("https, or", "").replace("// ", ""), path
 
@@ -295,7 +299,7 @@ def test_pages_speak_to_no_other_host():
 def test_stored_luminance_of_real_files_is_kept():
     files = sorted(Path(SHARED / "data" / "originals").rglob("*.jpeg"))[:12]
     for path, mine in zip(
-        files, call(*(("jpeg.js", "readJpeg", pack(p.read_bytes()), p.name) for p in files)), strict=True
+        files, call(*(("imaging/jpeg.js", "readJpeg", pack(p.read_bytes()), p.name) for p in files)), strict=True
     ):
         rewritten = base64.b64decode(mine["value"]["bytes"]["bytes"])
         red = np.asarray(Image.open(io.BytesIO(rewritten)).convert("RGB"))[:, :, 0]

@@ -208,3 +208,14 @@ def test_a_browser_that_computes_otherwise_is_refused(site_folder_copy, files):
         page.set_input_files("#files", [files["chest.jpg"]])
         page.wait_for_timeout(500)
         assert page.locator(".decision:visible").count() == 0
+
+
+def test_a_browser_without_relaxed_simd_gets_the_other_file(site):
+    """The page is ready only if that file, too, reproduces the golden outputs."""
+    asked = []
+    with open_page(service_workers="block") as page:
+        page.on("request", lambda request: asked.append(request.url))
+        page.add_init_script("WebAssembly.validate = () => false")
+        page.goto(site)
+        page.wait_for_selector("html[data-ready]", timeout=120_000)
+        assert any(url.endswith("litert_wasm_compat_internal.wasm") for url in asked)

@@ -21,9 +21,8 @@ import numpy.typing as npt
 
 from cxr_edge.common.dataset import LabelledImage, evenly, fingerprint, read_dataset
 from cxr_edge.export.conversion.site import MODEL
-from cxr_edge.export.verification.flips import find_flips
 from cxr_edge.export.verification.gates import Gate, check, gate_for
-from cxr_edge.export.verification.parity import compare
+from cxr_edge.export.verification.parity import compare, find_flips
 from cxr_edge.export.verification.preprocessing import PreprocessingParity
 from cxr_edge.export.verification.verify import (
     DataRecord,

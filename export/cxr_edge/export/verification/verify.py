@@ -17,10 +17,9 @@ import numpy.typing as npt
 from cxr_edge.common.dataset import LabelledImage, evenly, fingerprint, read_dataset, read_pixels
 from cxr_edge.common.run import Run
 from cxr_edge.export.conversion.formats import BY_NAME
-from cxr_edge.export.verification.flips import Flip, find_flips
 from cxr_edge.export.verification.gates import Check, Gate, check, gate_for, is_default_or_stricter
 from cxr_edge.export.verification.layers import IMAGES, LayerReport, measure_layers
-from cxr_edge.export.verification.parity import Parity, compare, run_file
+from cxr_edge.export.verification.parity import Flip, Parity, compare, find_flips, run_file
 from cxr_edge.export.verification.precision import check_precision
 from cxr_edge.export.verification.preprocessing import Pixels, PreprocessingParity, compare_loaders, compare_pixels
 from cxr_edge.export.verification.reference import Reference

@@ -10,8 +10,8 @@
 
 import { newCard, probabilityText, showDecision, showError, showPrediction } from "./card.js";
 import { decide } from "./decide.js";
-import { readImage } from "./decode.js";
-import { ImageError } from "./errors.js";
+import { readImage } from "./imaging/decode.js";
+import { ImageError } from "./imaging/errors.js";
 import { drawOriginal } from "./picture.js";
 import { rowsOf, toCsv, toJson } from "./results.js";
 

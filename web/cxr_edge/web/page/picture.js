@@ -2,7 +2,7 @@
 
 import { interpolation, peak, spread } from "./heatmap.js";
 import { LUNG } from "./lungs.js";
-import { resize } from "./preprocess.js";
+import { resize } from "./imaging/preprocess.js";
 import { TURBO } from "./turbo.js";
 
 /** Longer side of the radiograph on the page (pixels). */

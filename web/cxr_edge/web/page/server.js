@@ -1,8 +1,8 @@
 /** The engine that asks `cxr-edge serve`; docs/serve.md describes its answers. */
 
-import { readImage } from "./decode.js";
-import { EngineError, ImageError } from "./errors.js";
-import { decodePng } from "./png.js";
+import { readImage } from "./imaging/decode.js";
+import { EngineError, ImageError } from "./imaging/errors.js";
+import { decodePng } from "./imaging/png.js";
 
 const TRIES = 5;
 

@@ -3,9 +3,9 @@
 import { loadAndCompile, loadLiteRt, Tensor } from "@litertjs/core";
 
 import { readOutputs } from "../page/decide.js";
-import { readImage } from "../page/decode.js";
-import { EngineError } from "../page/errors.js";
-import { resize } from "../page/preprocess.js";
+import { readImage } from "../page/imaging/decode.js";
+import { EngineError } from "../page/imaging/errors.js";
+import { resize } from "../page/imaging/preprocess.js";
 import { litertFiles } from "./simd.js";
 
 /**

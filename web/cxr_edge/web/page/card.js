@@ -115,6 +115,7 @@ function showPicture(card, prediction, lungs, gray, model, name) {
   radiograph.setAttribute("aria-label", `Radiograph ${name} with its heatmap`);
   const heat = layer(drawHeatmap(prediction.heatmap, model, size), "heat");
   const picture = card.querySelector(".picture");
+  picture.style.setProperty("--ratio", size.width / size.height);
   picture.append(radiograph, heat);
   card.querySelector(".peak").textContent = fullScale(prediction.heatmap).toFixed(2);
   bindOpacity(card.querySelector(".opacity"), heat, name);

@@ -106,13 +106,18 @@ def axe(tmp_path: Path) -> Path:
 
 
 def draw_files(folder: Path) -> dict[str, Path]:
-    """Write a drawn chest as JPEG, a colour photograph, a 16-bit PNG, a broken JPEG and a text."""
+    """Write a drawn chest as JPEG, a colour photograph, a 16-bit PNG, a TIFF, a broken JPEG and a text."""
     from cxr_edge.export.conversion.golden import draw_inputs
 
     chest = cv2.resize(draw_inputs(224, 224)["chest"], (640, 512), interpolation=cv2.INTER_CUBIC)
     rows, columns = np.mgrid[0:300, 0:400]
     photo = np.dstack([rows * 255 // 300, columns * 255 // 400, (rows // 20 + columns // 20) % 2 * 200])
-    pictures = {"chest.jpg": chest, "photo.jpg": photo.astype(np.uint8), "deep.png": chest.astype(np.uint16) * 16}
+    pictures = {
+        "chest.jpg": chest,
+        "photo.jpg": photo.astype(np.uint8),
+        "deep.png": chest.astype(np.uint16) * 16,
+        "chest.tif": chest,
+    }
     files = {}
     for name, picture in pictures.items():
         files[name] = folder / name

@@ -174,6 +174,22 @@ def test_axe_finds_nothing_serious(address, width, scheme, files, tmp_path):
         assert len(found["passes"]) > 15
 
 
+@needs_service
+def test_the_service_shows_files_that_browsers_do_not_read(bundle, files):
+    with service(bundle) as address, page_at(address) as page:
+        page.set_input_files("#files", [files["chest.tif"]])
+        (card,) = cards(page, 1)
+        assert card.locator(".decision").is_visible() and card.locator(".original").is_hidden()
+        assert card.locator("canvas").first.evaluate("canvas => [canvas.width, canvas.height]") == [640, 512]
+
+
+def test_a_site_names_formats_that_it_does_not_read(site, files):
+    with page_at(site) as page:
+        page.set_input_files("#files", [files["chest.tif"]])
+        (card,) = cards(page, 1)
+        assert "found TIFF" in card.locator(".error").inner_text()
+
+
 def test_it_works_offline_after_the_first_visit(site_path, files):
     with ExitStack() as server:
         address = server.enter_context(serve_folder(site_path))

@@ -112,12 +112,8 @@ def draw_files(folder: Path) -> dict[str, Path]:
     chest = cv2.resize(draw_inputs(224, 224)["chest"], (640, 512), interpolation=cv2.INTER_CUBIC)
     rows, columns = np.mgrid[0:300, 0:400]
     photo = np.dstack([rows * 255 // 300, columns * 255 // 400, (rows // 20 + columns // 20) % 2 * 200])
-    pictures = {
-        "chest.jpg": chest,
-        "photo.jpg": photo.astype(np.uint8),
-        "deep.png": chest.astype(np.uint16) * 16,
-        "chest.tif": chest,
-    }
+    deep = chest.astype(np.uint16) * 16
+    pictures = {"chest.jpg": chest, "photo.jpg": photo.astype(np.uint8), "deep.png": deep, "chest.tif": chest}
     files = {}
     for name, picture in pictures.items():
         files[name] = folder / name

@@ -103,6 +103,17 @@ def bundle(run, phantoms) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def site_path(bundle, tmp_path_factory):
+    """A site of that bundle; tests that change it copy it first."""
+    from cxr_edge.export.conversion.site import build_site
+    from cxr_edge.runtime.bundles.bundle import Bundle
+
+    folder = tmp_path_factory.mktemp("sites") / "site"
+    build_site(Bundle.open(bundle), folder, ("fp32", "int8"), step=lambda name: None)
+    return folder
+
+
 @pytest.fixture
 def cli(monkeypatch, capfd):
     """Call the command line in this process: arguments -> (exit code, standard output, standard error)."""

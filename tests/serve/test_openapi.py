@@ -51,6 +51,13 @@ def test_answers_fit_the_schema(service, jpeg, path, method, route):
     jsonschema.validate(answer.json(), {**schema, "components": DOCUMENT["components"]})
 
 
+def test_every_field_of_a_prediction_is_described(predictor, jpeg):
+    described = DOCUMENT["components"]["schemas"]["Decided"]
+    fields = {"path", *predictor.predict(jpeg).to_dict()}
+    assert set(described["required"]) == fields - {"heatmap"}
+    assert set(described["properties"]) == fields | {"heatmap_png", "radiograph_png"}
+
+
 def test_the_service_serves_its_schema_and_the_page(service):
     assert service.get("/openapi.json").json() == DOCUMENT
     page = service.get("/")

@@ -14,6 +14,7 @@ from PIL import Image
 from support import ROOT, SHARED, needs_shared
 
 from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract, OperatingPoint
+from cxr_edge.runtime.bundles.manifest import SiteCalibration
 from cxr_edge.runtime.explanation.gradcam import TURBO_RGB, upsample
 from cxr_edge.runtime.explanation.lungs import evidence_inside, find_lungs
 from cxr_edge.runtime.imaging.image import read_image
@@ -259,6 +260,16 @@ def test_decisions_are_those_of_the_operating_point(rule_out):
         strict=True,
     ):
         assert mine["value"]["label"] == answers[point.answer(p)]
+
+
+def test_probabilities_at_a_site_are_the_same():
+    site = SiteCalibration(
+        "2026-01-01", "labels: bias", 99, 60, 0, "0" * 64, 0.5, (0.4, 0.6), (0.2, 0.3), 1.0, (0.0, 1.0), 2.0, False, 1.3, -0.7
+    )  # fmt: skip
+    logits = [-800.0, -3.5, 0.0, 0.25, 40.0, 800.0]
+    plain = {"slope": site.slope, "bias": site.bias}
+    found = call(*(("decide.js", "siteProbability", plain, logit) for logit in logits))
+    assert [mine["value"] for mine in found] == pytest.approx([site.probability(logit) for logit in logits], abs=1e-15)
 
 
 def test_kinds_of_strangers_are_the_same():

@@ -95,6 +95,7 @@ function fillFigures(list, prediction, model) {
     Logit: prediction.logit.toFixed(3),
     "Distance from the training set": `${prediction.novelty.toFixed(2)}, limit ${model.novelty_threshold.toFixed(2)}`,
     Time: `${total.toFixed(0)} ms`,
+    ...aboutSite(prediction),
   };
   for (const [term, text] of Object.entries(figures)) {
     for (const [tag, content] of [
@@ -106,6 +107,11 @@ function fillFigures(list, prediction, model) {
       list.append(element);
     }
   }
+}
+
+function aboutSite({ calibrated, site_probability }) {
+  if (calibrated === null) return {};
+  return { "Probability at the site": `${site_probability.toFixed(3)}, calibrated ${calibrated.slice(0, 10)}` };
 }
 
 function showPicture(card, prediction, lungs, gray, model, name) {

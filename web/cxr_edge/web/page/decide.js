@@ -9,6 +9,8 @@
  * @property {?string} unlike
  * @property {?string} lungs_found
  * @property {?number} evidence_in_lungs
+ * @property {?string} calibrated
+ * @property {?number} site_probability
  * @property {number[][]} heatmap
  * @property {Object<string, number>} timings_ms
  */
@@ -47,6 +49,8 @@ export function readOutputs(outputs, manifest, timings_ms) {
     in_distribution: known,
     unlike: known ? null : kindOf(outputs.unlike, novelty, manifest.novelty_kinds),
     ...aboutLungs(lungs, heatmap, manifest),
+    calibrated: manifest.site?.date ?? null,
+    site_probability: manifest.site ? siteProbability(manifest.site, logit) : null,
     heatmap,
     timings_ms,
   };
@@ -65,6 +69,11 @@ function aboutLungs(lungs, heatmap, manifest) {
     lungs_found: found,
     evidence_in_lungs: evidenceInside(heatmap, hull, height, width, manifest.heatmap, manifest.input),
   };
+}
+
+/** Probability at the site that calibrated the bundle, for a logit of the network. */
+export function siteProbability({ slope, bias }, logit) {
+  return 1 / (1 + Math.exp(-(slope * logit + bias)));
 }
 
 /** The kind of outlier that explains more than half of the squared novelty, or `unknown`. */

@@ -15,6 +15,8 @@ const COLUMNS = [
   "unlike",
   "lungs_found",
   "evidence_in_lungs",
+  "calibrated",
+  "site_probability",
   "error",
 ];
 

@@ -12,17 +12,24 @@ from support import needs_shared
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs the trained chain as `slow`, and what needs ../shared as `data`."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs the trained chain as `slow`, what needs ../shared as `data`, and what shares a process."""
+    tests, in_groups = Path(__file__).parent, config.pluginmanager.hasplugin("xdist")
     for item in items:
         # `bundle` needs `run`, except in tests/runtime, where it is the packaged model.
-        if "run" in getattr(item, "fixturenames", ()):
+        has_run = "run" in getattr(item, "fixturenames", ())
+        if has_run:
             item.add_marker("slow")
         if needs_shared.mark in item.iter_markers("skipif"):
             item.add_marker("data")
+        if in_groups:
+            # One process has TensorFlow in its memory and makes the chain; the others take the remaining files.
+            module = item.path.relative_to(tests)
+            has_networks = has_run or module.parts[0] in ("train", "export")
+            item.add_marker(pytest.mark.xdist_group("networks" if has_networks else str(module)))
 
 
-#: Resident memory (MB) above which garbage is collected after a test. The whole suite is one process.
+#: Resident memory (MB) above which garbage is collected after a test. All networks are made in one process.
 MUCH_MEMORY = 1800
 #: Growth (MB) since the last collection below which it is not repeated: one takes a second once TensorFlow is imported.
 MUCH_GROWTH = 200

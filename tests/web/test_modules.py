@@ -19,7 +19,7 @@ from cxr_edge.runtime.explanation.gradcam import TURBO_RGB, upsample
 from cxr_edge.runtime.explanation.lungs import evidence_inside, find_lungs
 from cxr_edge.runtime.imaging.image import read_image
 from cxr_edge.runtime.imaging.preprocess import preprocess
-from cxr_edge.runtime.predictor import kind_of
+from cxr_edge.runtime.prediction import kind_of
 from cxr_edge.web import page_folder
 from cxr_edge.web.icons import SIDES, draw_icon
 
@@ -298,6 +298,10 @@ def test_colours_and_icons_are_those_that_the_code_draws():
     assert bytes.fromhex(source) == TURBO_RGB.tobytes()
     for side in SIDES:
         np.testing.assert_array_equal(cv2.imread(str(page_folder() / f"icon-{side}.png")), draw_icon(side))
+
+
+def test_the_page_needs_nothing_of_a_site():
+    assert not [path for path in page_folder().rglob("*.js") if "../site" in path.read_text()]
 
 
 def test_pages_speak_to_no_other_host():

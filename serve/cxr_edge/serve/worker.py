@@ -20,7 +20,8 @@ from cxr_edge.runtime.errors import CxrEdgeError, ImageError
 from cxr_edge.serve.channel import receive, send
 
 if TYPE_CHECKING:
-    from cxr_edge.runtime.predictor import Prediction, Predictor
+    from cxr_edge.runtime.prediction import Prediction
+    from cxr_edge.runtime.predictor import Predictor
     from cxr_edge.serve.channel import Header
 
 Reply = tuple[dict[str, Any], bytes]

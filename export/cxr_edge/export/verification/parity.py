@@ -16,7 +16,8 @@ from cxr_edge.runtime.engines import Outputs
 from cxr_edge.runtime.engines.base import OUTPUTS
 from cxr_edge.runtime.errors import DataError, ImageError
 from cxr_edge.runtime.explanation.lungs import EMPTY_LOGIT, LUNG
-from cxr_edge.runtime.predictor import Predictor, kind_of
+from cxr_edge.runtime.prediction import kind_of
+from cxr_edge.runtime.predictor import Predictor
 
 RESAMPLES = 1000
 TOP_SHARE = 0.2

@@ -26,7 +26,8 @@ from cxr_edge.runtime.errors import (
 
 if TYPE_CHECKING:
     from cxr_edge.runtime.imaging.image import ImageSource
-    from cxr_edge.runtime.predictor import Explanation, Predictor
+    from cxr_edge.runtime.prediction import Explanation
+    from cxr_edge.runtime.predictor import Predictor
 
 F = TypeVar("F", bound=Callable[..., Any])
 STDIN = "-"

@@ -1,5 +1,5 @@
 /**
- * From the outputs of a network to a prediction, by the rules of `runtime/predictor.py`.
+ * From the outputs of a network to a prediction, by the rules of `runtime/prediction.py` and `runtime/predictor.py`.
  *
  * @typedef {object} Prediction the object that `cxr-edge predict --format jsonl` writes, without its decision
  * @property {number} probability

@@ -18,11 +18,13 @@ import pytest
 from cxr_edge.export.verification.browser import PROGRAMS, open_page
 from cxr_edge.web import site_folder
 
-needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
-needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
+HAS_NPM = shutil.which("npm") is not None
+HAS_BROWSER = find_spec("playwright") is not None and any(map(shutil.which, PROGRAMS))
+INSTALL = "install it (on Debian: apt install chromium nodejs npm)"
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason=f"Node.js is missing; {INSTALL}")
+needs_npm = pytest.mark.skipif(not HAS_NPM, reason=f"npm is missing; {INSTALL}")
 needs_browser = pytest.mark.skipif(
-    find_spec("playwright") is None or not any(map(shutil.which, PROGRAMS)),
-    reason="Playwright or Chromium is not installed",
+    not HAS_BROWSER, reason=f"Chromium or Playwright is missing; {INSTALL}, and pip install 'cxr-edge[web]'"
 )
 needs_service = pytest.mark.skipif(
     find_spec("cxr_edge.serve") is None or find_spec("cxr_edge.serve.app") is None or find_spec("uvicorn") is None,

@@ -264,7 +264,8 @@ def test_decisions_are_those_of_the_operating_point(rule_out):
 
 def test_probabilities_at_a_site_are_the_same():
     site = SiteCalibration(
-        "2026-01-01", "labels: bias", 99, 60, 0, "0" * 64, 0.5, (0.4, 0.6), (0.2, 0.3), 1.0, (0.0, 1.0), 2.0, False, 1.3, -0.7
+        "2026-01-01", "labels: bias", 99, 60, 0, "0" * 64, 0.5, (0.4, 0.6), (0.2, 0.3), 1.0, (0.0, 1.0), 2.0, False,
+        slope=1.3, bias=-0.7,
     )  # fmt: skip
     logits = [-800.0, -3.5, 0.0, 0.25, 40.0, 800.0]
     plain = {"slope": site.slope, "bias": site.bias}

@@ -169,5 +169,5 @@ def _run(command: Sequence[str], folder: Path) -> None:
     if done.returncode:
         raise UsageError(
             f"--format web: {Path(command[0]).name} failed with {done.returncode}; check Node.js and the network, then "
-            f"repeat. It said: {done.stderr.strip()[-800:]}"
+            f"repeat. It said: {done.stderr.strip()[-1500:]}"
         )

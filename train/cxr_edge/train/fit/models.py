@@ -124,8 +124,8 @@ def _crop(image: Any, pixels: int) -> Any:
 def _smooth(image: Any) -> Any:
     """Remove the finest structure with a fixed binomial filter of 5×5 pixels.
 
-    Programs that make radiographs smaller leave different amounts of it, and the stride of the first convolution aliases
-    it (Zhang 2019, "Making convolutional networks shift-invariant again").
+    Programs that make radiographs smaller leave different amounts of it, and the stride of the first convolution
+    aliases it (Zhang 2019, "Making convolutional networks shift-invariant again").
     """
     import keras
     import numpy as np

@@ -43,7 +43,9 @@ def signed(keys, tmp_path):
 
 def edit_threshold(folder):
     manifest = folder / "manifest.json"
-    manifest.write_text(manifest.read_text().replace("0.5657121241092682", "0.9657121241092682"))
+    data = json.loads(manifest.read_text())
+    data["operating_points"][0]["threshold"] += 0.1
+    manifest.write_text(json.dumps(data))
 
 
 def test_a_signed_bundle_loads_with_its_key_and_without(signed, keys, tmp_path):

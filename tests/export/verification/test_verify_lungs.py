@@ -36,6 +36,14 @@ def lungs_bundle(run, phantoms, tmp_path_factory):
     return folder.parent / "bundle"
 
 
+def test_a_smooth_input_leaves_no_transposes_in_the_onnx_graph(lungs_bundle):
+    """The image has one channel, so that a reshape brings it into ONNX's order; the lungs need one transpose."""
+    import onnx
+
+    nodes = onnx.load(lungs_bundle / "model.onnx").graph.node
+    assert sum(node.op_type == "Transpose" for node in nodes) <= 1
+
+
 def rows(out):
     return {row["path"]: row for row in json.loads(out)["files"]}
 

@@ -138,7 +138,7 @@ def test_what_is_left_out_is_said(bundle, tmp_path, cli):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"operating_point": "site"}, "row 1: found the operating point site at {threshold:.4f}"),
+        ({"operating_point": "site"}, "row 1: found the operating point site at {threshold:.6f}"),
         ({"threshold": 0.4}, "at 0.400000, expected one of: balanced at {threshold:.6f}"),
         ({"probability": 0.3}, "found the probability 0.3000, expected"),
     ],

@@ -109,13 +109,14 @@ def axe(tmp_path: Path) -> Path:
 
 def draw_files(folder: Path) -> dict[str, Path]:
     """Write a drawn chest as JPEG, a colour photograph, a 16-bit PNG, a TIFF, a broken JPEG and a text."""
+    from sklearn.datasets import load_sample_images
+
     from cxr_edge.export.conversion.golden import draw_inputs
 
     chest = cv2.resize(draw_inputs(224, 224)["chest"], (640, 512), interpolation=cv2.INTER_CUBIC)
-    rows, columns = np.mgrid[0:300, 0:400]
-    photo = np.dstack([rows * 255 // 300, columns * 255 // 400, (rows // 20 + columns // 20) % 2 * 200])
+    photo = cv2.cvtColor(load_sample_images().images[0], cv2.COLOR_RGB2BGR)
     deep = chest.astype(np.uint16) * 16
-    pictures = {"chest.jpg": chest, "photo.jpg": photo.astype(np.uint8), "deep.png": deep, "chest.tif": chest}
+    pictures = {"chest.jpg": chest, "photo.jpg": photo, "deep.png": deep, "chest.tif": chest}
     files = {}
     for name, picture in pictures.items():
         files[name] = folder / name

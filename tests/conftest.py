@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if in_groups:
             # One process has TensorFlow in its memory and makes the chain; the others take the remaining files.
             module = item.path.relative_to(tests)
-            has_networks = has_run or module.parts[0] in ("train", "export")
+            has_networks = has_run or module.parts[0] in ("train", "export", "benchmarks", "common")
             item.add_marker(pytest.mark.xdist_group("networks" if has_networks else str(module)))
 
 

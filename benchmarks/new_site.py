@@ -25,7 +25,7 @@ from cxr_edge.benchmarks.observed import ORIGINAL, held_out, measure_pixels
 from cxr_edge.common.dataset import Pixels, read_dataset, read_pixels
 from cxr_edge.common.statistics import equal_width_bins, weighted_calibration_error
 from cxr_edge.runtime.errors import CalibrationError
-from cxr_edge.runtime.predictor import Predictor, load, packaged_model
+from cxr_edge.runtime.predictor import Predictor, load
 from cxr_edge.sites.calibration.fit import Fit, Floats, Wish, shipped_threshold
 from cxr_edge.sites.calibration.labelled import fit_labelled
 from cxr_edge.sites.calibration.unlabelled import fit_unlabelled
@@ -82,7 +82,7 @@ class Loss:
 @click.option("--seed", default=0, show_default=True)
 def main(data: Path, bundle: Path | None, adults: Path | None, cache: Path, sites: int, seed: int) -> None:
     """Print the tables of docs/new-site.md for the held-out patients of DATA."""
-    predictor = load(bundle or packaged_model(), engine="onnx")
+    predictor = load(bundle, engine="onnx", threads=1)
     if not cache.is_file():
         np.savez(cache, **observe(predictor, data, adults))  # type: ignore[arg-type]
     manifest = predictor.manifest

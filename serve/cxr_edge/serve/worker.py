@@ -133,8 +133,10 @@ def describe(predictor: Predictor, tested: str, max_pixels: int) -> dict[str, An
     from dataclasses import asdict
     from importlib.metadata import version
 
+    from cxr_edge.runtime.bundles.manifest import CARD
+
     manifest, file = predictor.manifest, predictor.file
-    card = predictor.bundle.folder / "MODEL_CARD.md"
+    card = predictor.bundle.folder / CARD
     points = (predictor.operating_point, *(p for p in manifest.operating_points if p != predictor.operating_point))
     return {
         "name": manifest.name,

@@ -67,7 +67,7 @@ def to_int8(flatbuffer: bytes, calibration: npt.NDArray[np.uint8], float_layers:
         explicit_dequantize=True,
     )
     every = qtyping.TFLOperationName.ALL_SUPPORTED
-    kept = "|".join(("smooth", "normalise", *sorted(float_layers)))
+    kept = "|".join(("normalise", *sorted(float_layers)))
     quantiser = quantizer.Quantizer(bytearray(flatbuffer))
     quantiser.add_static_config("/backbone", every, activation_num_bits=8, weight_num_bits=8)
     quantiser.update_quantization_recipe(f"/backbone[^;]*/({kept})(_\\d+)?/", every, algorithm_key="no_quantize")

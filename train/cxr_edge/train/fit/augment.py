@@ -237,11 +237,9 @@ class RandomLocalEqualise(RandomChange):
     def _change(self, images: Any) -> Any:
         count, height, width, _ = ops.shape(images)
         gray = images * (self._intervals / 255)
-        cell = (height // self._tiles, width // self._tiles)
 
         def share_up_to(level: int) -> Any:
-            at_most = ops.cast(gray <= level, images.dtype)
-            return ops.average_pool(at_most, cell, strides=cell, padding="valid")
+            return _tile_means(ops.cast(gray <= level, images.dtype), self._tiles)
 
         below = ops.concatenate([share_up_to(level) for level in range(1, self._intervals + 1)], axis=-1)
         shares = ops.concatenate([below[..., :1], below[..., 1:] - below[..., :-1]], axis=-1)
@@ -397,14 +395,19 @@ class RandomBands(RandomChange):
     def _change(self, images: Any) -> Any:
         count, height, width, _ = ops.shape(images)
         mean = ops.mean(images, axis=(1, 2), keepdims=True)
-        cell = (height // 8, width // 8)
-        cells = ops.average_pool(images, cell, strides=cell, padding="valid")  # Keras' default strides fail on JAX
-        shading = ops.image.resize(cells, (height, width), interpolation="bilinear")
+        shading = ops.image.resize(_tile_means(images, 8), (height, width), interpolation="bilinear")
         smooth = ops.average_pool(images, 3, strides=1, padding="same")
         bands = (shading - mean, smooth - shading, images - smooth)
         for band, (low, high) in zip(bands, self._gains.values(), strict=True):
             mean = mean + ops.exp(self._draw((count, 1, 1, 1), math.log(low), math.log(high))) * band
         return ops.clip(mean, 0, 255)
+
+
+def _tile_means(images: Any, tiles: int) -> Any:
+    """Mean of each tile: (N, H, W, C) -> (N, tiles, tiles, C)."""
+    _, height, width, _ = ops.shape(images)
+    cell = (height // tiles, width // tiles)
+    return ops.average_pool(images, cell, strides=cell, padding="valid")  # Keras' default strides fail on JAX
 
 
 class PairMix(layers.Layer):

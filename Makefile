@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 DATA ?=
 WEIGHTS ?= imagenet
 TESTS ?=
+# Two processes for the tests: one has TensorFlow in its memory and makes all networks (tests/conftest.py).
+PROCESSES ?= -n 2 --dist loadgroup
 
 .PHONY: demo test test-fast coverage check docs setup clean
 
@@ -13,11 +15,11 @@ demo: setup
 	$(BIN)/cxr-edge demo $(DATA) --weights $(WEIGHTS) -o demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PROCESSES)
 
 # Without the tests that train or export a network, or run for many seconds.
 test-fast: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PROCESSES) -m "not slow"
 
 # Of the whole suite, or of a part: make coverage TESTS='tests/runtime' or TESTS='-m "not slow"'.
 coverage: setup

@@ -21,20 +21,17 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit
 
+from cxr_edge.benchmarks.observed import ORIGINAL, held_out, measure_pixels
 from cxr_edge.common.dataset import Pixels, read_dataset, read_pixels
 from cxr_edge.common.statistics import equal_width_bins, weighted_calibration_error
-from cxr_edge.runtime.bundles.bundle import Bundle
-from cxr_edge.runtime.engines import open_engine, select
 from cxr_edge.runtime.errors import CalibrationError
-from cxr_edge.runtime.predictor import packaged_model
+from cxr_edge.runtime.predictor import Predictor, load
 from cxr_edge.sites.calibration.fit import Fit, Floats, Wish, shipped_threshold
 from cxr_edge.sites.calibration.labelled import fit_labelled
 from cxr_edge.sites.calibration.unlabelled import fit_unlabelled
 from cxr_edge.train.data.appearance import appearance_clusters
-from cxr_edge.train.data.patients import split_by_blocks
 from cxr_edge.train.data.perturbations import PERTURBATIONS, perturb
 
-PLAIN = "original"
 #: Pairs of perturbations, one after the other.
 PAIRS = (
     ("gamma 0.7", "noise, sigma 10 levels"), ("contrast 0.7", "blur, sigma 1.5 pixels"),
@@ -44,7 +41,6 @@ PAIRS = (
 LARGE_CLUSTER = 60
 PREVALENCES, RARE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), (0.01, 0.02, 0.03, 0.05)
 UNLABELLED, LABELLED = 100, 60
-BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,6 @@ class Site:
 class Loss:
     """Points of accuracy lost against the best threshold, and the calibration error, after and before."""
 
-    prevalence: float
     lost: float
     lost_before: float
     error: float
@@ -87,33 +82,30 @@ class Loss:
 @click.option("--seed", default=0, show_default=True)
 def main(data: Path, bundle: Path | None, adults: Path | None, cache: Path, sites: int, seed: int) -> None:
     """Print the tables of docs/new-site.md for the held-out patients of DATA."""
-    opened = Bundle.open(bundle or packaged_model())
+    predictor = load(bundle, engine="onnx", threads=1)
     if not cache.is_file():
-        np.savez(cache, **observe(opened, data, adults))
-    seen, shipped = read_cache(cache, opened.manifest.temperature), shipped_threshold(opened.manifest)
+        np.savez(cache, **observe(predictor, data, adults))  # type: ignore[arg-type]
+    manifest = predictor.manifest
+    seen, shipped = read_cache(cache, manifest.temperature), shipped_threshold(manifest)
     random = np.random.default_rng(seed)
     click.echo(gains(seen, shipped, sites, random))
     click.echo(refusals(seen, shipped, sites, random))
 
 
-def observe(bundle: Bundle, data: Path, adults: Path | None) -> dict[str, npt.NDArray[np.float64]]:
+def observe(predictor: Predictor, data: Path, adults: Path | None) -> dict[str, npt.NDArray[np.generic]]:
     """Logit and novelty of every version of the held-out images, and of images that do not belong to the task."""
-    images = read_dataset(data, ("train", "val"))
-    _, validation, holdout = split_by_blocks(images, 0.1, 0.1)
-    held_out = [images[row] for row in (*validation, *holdout)]
-    pixels, labels = read_pixels(held_out), np.array([image.label for image in held_out])
-    engine = open_engine(bundle, select(bundle, "onnx"), 1)
-    stored = {"labels": labels, "clusters": appearance_clusters(pixels, labels)}
+    images = [image for part in ("validation", "hold-out") for image in held_out(predictor, data, part)]
+    pixels, labels = read_pixels(images), np.array([image.label for image in images])
+    stored: dict[str, npt.NDArray[np.generic]] = {"labels": labels, "clusters": appearance_clusters(pixels, labels)}
     for name, version in _versions(pixels, adults):
-        outputs = [engine.run(version[start : start + BATCH]) for start in range(0, len(version), BATCH)]
-        stored[f"logit:{name}"] = np.concatenate([each.logit for each in outputs])
-        novelty = np.concatenate([each.novelty for each in outputs])
-        stored[f"strange:{name}"] = novelty > bundle.manifest.novelty_threshold
+        found = measure_pixels(predictor, version)
+        stored[f"logit:{name}"] = found.logit
+        stored[f"strange:{name}"] = found.novelty > predictor.manifest.novelty_threshold
     return stored
 
 
 def _versions(pixels: Pixels, adults: Path | None) -> Iterator[tuple[str, Pixels]]:
-    yield PLAIN, pixels
+    yield ORIGINAL, pixels
     for name, change in PERTURBATIONS.items():
         yield name, perturb(pixels, change)
     for first, second in PAIRS:
@@ -135,7 +127,7 @@ def read_cache(cache: Path, temperature: float) -> Observed:
 
 def simulated_sites(seen: Observed) -> list[Site]:
     """Perturbations, pairs of them, clusters, and sites whose logits are shifted as a whole or for one class."""
-    normal, plain = seen.labels == 0, seen.versions[PLAIN]
+    normal, plain = seen.labels == 0, seen.versions[ORIGINAL]
     sites = [Site(name, z[normal], z[~normal]) for name, z in seen.versions.items()]
     for cluster in np.unique(seen.clusters):
         here = seen.clusters == cluster
@@ -156,11 +148,10 @@ def gains(seen: Observed, shipped: float, count: int, random: np.random.Generato
     sites = simulated_sites(seen)
 
     def row(name: str, prevalences: tuple[float, ...], calibrate: Callable[[Site, float], Loss | None]) -> str:
-        losses, tried = [], []
+        losses = []
         for number in range(count):
             prevalence, site = prevalences[number % len(prevalences)], sites[random.integers(len(sites))]
             loss = calibrate(site, prevalence)
-            tried.append(site.name)
             losses += [loss] if loss else []
         return _row(name, count, losses)
 
@@ -250,7 +241,7 @@ def _loss(site: Site, prevalence: float, fit: Fit, wish: Wish) -> Loss:
 
     best = accuracy(np.array([*np.unique(z), np.inf])).max()
     lost, before = 100 * (best - accuracy(np.array([fit.threshold, wish.shipped])))
-    return Loss(prevalence, lost, before, error(fit.slope * z + fit.bias), error(z))
+    return Loss(lost, before, error(fit.slope * z + fit.bias), error(z))
 
 
 def refusals(seen: Observed, shipped: float, count: int, random: np.random.Generator) -> str:

@@ -12,17 +12,26 @@ from support import needs_shared
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs the trained chain as `slow`, and what needs ../shared as `data`."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs the trained chain as `slow`, what needs ../shared as `data`, and what shares a process."""
+    tests, in_groups = Path(__file__).parent, config.pluginmanager.hasplugin("xdist")
     for item in items:
         # `bundle` needs `run`, except in tests/runtime, where it is the packaged model.
-        if "run" in getattr(item, "fixturenames", ()):
+        has_run = "run" in getattr(item, "fixturenames", ())
+        if has_run:
             item.add_marker("slow")
         if needs_shared.mark in item.iter_markers("skipif"):
             item.add_marker("data")
+        if in_groups:
+            # One process has TensorFlow in its memory and makes the chain; the others take the remaining files.
+            module = item.path.relative_to(tests)
+            has_networks = has_run or module.parts[0] in ("train", "export", "benchmarks", "common")
+            item.add_marker(pytest.mark.xdist_group("networks" if has_networks else str(module)))
 
 
-#: Resident memory (MB) above which garbage is collected after a test. The whole suite is one process.
+#: Codes with which npm ends where there is no network.
+NO_REGISTRY = ("ENOTFOUND", "EAI_AGAIN", "ETIMEDOUT", "ECONNREFUSED")
+#: Resident memory (MB) above which garbage is collected after a test. All networks are made in one process.
 MUCH_MEMORY = 1800
 #: Growth (MB) since the last collection below which it is not repeated: one takes a second once TensorFlow is imported.
 MUCH_GROWTH = 200
@@ -100,6 +109,23 @@ def bundle(run, phantoms) -> Path:
 
     folder = run.parent / "bundle"
     build_bundle(run, folder, phantoms, FILES, 32, step=lambda name: None)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def site_path(bundle, tmp_path_factory):
+    """A site of that bundle; tests that change it copy it first."""
+    from cxr_edge.export.conversion.site import build_site
+    from cxr_edge.runtime.bundles.bundle import Bundle
+    from cxr_edge.runtime.errors import UsageError
+
+    folder = tmp_path_factory.mktemp("sites") / "site"
+    try:
+        build_site(Bundle.open(bundle), folder, ("fp32", "int8"), step=lambda name: None)
+    except UsageError as error:
+        if any(code in str(error) for code in NO_REGISTRY):
+            pytest.skip(f"npm's registry cannot be reached: {str(error)[-200:]}")
+        raise
     return folder
 
 

@@ -54,19 +54,18 @@ def forge(folder: Path, name: str, content: bytes) -> None:
     (folder / "manifest.json").write_text(replace(manifest, files=files, companions=companions).to_json())
 
 
-def sealed_copy(source: Path, folder: Path) -> Path:
-    """Copy a model file, its facts sealed by a digest as today's export does; the packaged ones are older than that."""
+def unsealed_copy(source: Path, folder: Path) -> Path:
+    """Copy a model file, its facts without a digest, as the first releases exported it."""
     import io
     import json
     import zipfile
 
-    from cxr_edge.runtime.bundles.facts import METADATA_KEY, PLACEHOLDER, read_facts, seal
+    from cxr_edge.runtime.bundles.facts import METADATA_KEY, UNKNOWN_SHA256, read_facts
 
     facts, content = read_facts(source), source.read_bytes()
     data = json.loads(facts.text)
-    data["files"][0]["sha256"] = PLACEHOLDER
-    model = b"".join(content[start:end] for start, end in facts.model)
-    text = seal(json.dumps(data), model).encode()
+    data["files"][0]["sha256"] = UNKNOWN_SHA256
+    model, text = b"".join(content[start:end] for start, end in facts.model), json.dumps(data).encode()
     if source.suffix == ".onnx":
         entry = _length_delimited(1, METADATA_KEY.encode()) + _length_delimited(2, text)
         appended = _length_delimited(14, entry)

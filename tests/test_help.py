@@ -2,26 +2,10 @@
 
 import pytest
 
+from cxr_edge.runtime.cli.main import ORDER
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "demo",
-        "audit",
-        "train",
-        "evaluate",
-        "export",
-        "verify",
-        "predict",
-        "explain",
-        "calibrate",
-        "monitor",
-        "score",
-        "bench",
-        "inspect",
-        "doctor",
-    ],
-)
+
+@pytest.mark.parametrize("command", ORDER)
 def test_every_command_explains_itself(cli, command):
     code, text, _ = cli(command, "--help")
     assert code == 0 and "Usage" in text

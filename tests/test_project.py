@@ -17,7 +17,7 @@ from cxr_edge.runtime.cli.main import OWN
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-STAGES = ("runtime", "common", "train", "export", "sites", "archive", "benchmarks")
+STAGES = ("runtime", "common", "web", "train", "export", "sites", "archive", "serve", "benchmarks")
 
 
 def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from browsers import HAS_BROWSER, HAS_NPM
 from support import ROOT, SHARED, needs_shared
 
 README = (ROOT / "README.md").read_text()
@@ -15,6 +16,8 @@ COMMANDS = [line[2:] for block in re.findall(r"```console\n(.*?)```", README, re
 ELSEWHERE = {
     "make demo": "tests/benchmarks/test_bench.py runs the same command, smaller",
     "make test": "this is it",
+    "cxr-edge serve": "tests/serve/test_readme.py runs these on a free port",
+    "curl": "tests/serve/test_readme.py",
 }
 
 
@@ -38,6 +41,8 @@ def test_commands_run_in_the_order_written(workplace):
         if any(command.startswith(prefix) for prefix in ELSEWHERE):
             continue
         words = shlex.split(command.partition("#")[0])
+        if "site" in words and not (HAS_NPM and HAS_BROWSER):
+            continue  # tests/web is skipped and names what is missing
         if words[1] == "train":
             # Where the README lets Keras fetch the weights, or trains for half an hour.
             words = [w for w in words if not w.endswith(".h5") and w not in ("--weights",)]

@@ -93,6 +93,7 @@ def test_the_demo_runs_the_chain_and_its_page_stands_alone(cli, tmp_path):
     page = (tmp_path / "demo" / "report.html").read_text()
     assert page.count("<figure>") == 12 and "data:image/png;base64," in page and "http" not in page.split("<body>")[-1]
     assert "report.html" in out and "next: cxr-edge" in err
+    assert err.splitlines()[-1].startswith("page: cxr-edge serve -m") and "http://127.0.0.1:8000/" in err
     made = {p.name for p in (tmp_path / "demo").iterdir()}
     assert made == {"phantoms", "run", "bundle", "pictures", "bench.json", "report.html"}
     again = tmp_path / "other" / "phantoms"

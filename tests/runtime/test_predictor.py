@@ -90,3 +90,20 @@ def test_explain_names_the_file_that_it_cannot_read(bundle, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"broken\.png"):
         load(bundle).explain(tmp_path / "broken.png")
+
+
+def test_another_operating_point_shares_the_engine(bundle, xray):
+    predictor = load(bundle)
+    screening = predictor.at("screening")
+    assert screening.engine is predictor.engine
+    first, second = predictor.predict(xray), screening.predict(xray)
+    assert (first.logit, first.operating_point) == (second.logit, "balanced") and second.operating_point == "screening"
+    with pytest.raises(UsageError, match="screening"):
+        predictor.at("none")
+
+
+def test_errors_name_the_image_as_the_caller_does(bundle):
+    predictor = load(bundle)
+    for read in (predictor.predict, predictor.explain):
+        with pytest.raises(ImageError, match=r"^image 7: empty"):
+            read(b"", name="image 7")

@@ -5,7 +5,7 @@ import pytest
 
 from cxr_edge.runtime import load
 from cxr_edge.runtime.engines import Outputs
-from cxr_edge.runtime.predictor import kind_of
+from cxr_edge.runtime.prediction import kind_of
 
 KINDS = ("adult", "turned", "CT slice")
 

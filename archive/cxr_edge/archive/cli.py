@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from cxr_edge.runtime.cli.console import output_format, trusted_option
-from cxr_edge.runtime.cli.decide import choice_options
+from cxr_edge.runtime.cli.decide import model_options
 from cxr_edge.runtime.errors import EXIT_SOME_FAILED
 
 
@@ -41,7 +41,7 @@ def _shard(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
 @click.command(cls=_Score, short_help="Score an archive of radiographs, on this machine or a cluster.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("-o", "--output", "target", required=True, metavar="OUT", help="Folder or URL of the result.")
-@choice_options
+@model_options
 @click.option(
     "--workers", type=click.IntRange(1), help="Number of workers.  [default: as many as the processors allow]"
 )

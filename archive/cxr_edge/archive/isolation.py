@@ -12,7 +12,8 @@ from concurrent.futures.process import BrokenProcessPool
 from threading import Lock
 
 from cxr_edge.runtime.errors import ImageError
-from cxr_edge.runtime.predictor import Prediction, Predictor
+from cxr_edge.runtime.prediction import Prediction
+from cxr_edge.runtime.predictor import Predictor
 
 _predictor: Predictor | None = None
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 if TYPE_CHECKING:
     from cxr_edge.runtime.cli.journal import Facts
-    from cxr_edge.runtime.predictor import Prediction
+    from cxr_edge.runtime.prediction import Prediction
 
 #: It increases when a column is renamed, removed, or changes its meaning. New columns do not change it.
 SCHEMA_VERSION = 1

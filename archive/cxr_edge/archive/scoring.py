@@ -29,7 +29,8 @@ from cxr_edge.runtime.cli.journal import Facts, differences
 from cxr_edge.runtime.errors import CxrEdgeError, EngineError, ImageError, MissingExtraError
 from cxr_edge.runtime.imaging.header import max_memory
 from cxr_edge.runtime.imaging.signatures import sniff
-from cxr_edge.runtime.predictor import Prediction, load
+from cxr_edge.runtime.prediction import Prediction
+from cxr_edge.runtime.predictor import load
 
 #: Threads that read in each worker; most of the time they wait for the network.
 READERS = 8

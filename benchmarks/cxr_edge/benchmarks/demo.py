@@ -65,6 +65,7 @@ def demo(data: Path | None, output: Path, weights: str, epochs: int | None, pati
     click.echo(f"report: {output / 'report.html'}")
     some_image = next(image.path for image in read_dataset(data))
     click.echo(f"next: cxr-edge explain -m {output / 'bundle'} {some_image} -o {output / 'pictures'}", err=True)
+    click.echo(f"page: cxr-edge serve -m {output / 'bundle'}   # then open http://127.0.0.1:8000/", err=True)
 
 
 def _print(result: DemoResult) -> None:

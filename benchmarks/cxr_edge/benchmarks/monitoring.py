@@ -119,6 +119,7 @@ def mixed(first: Measured, second: Measured, chosen: npt.NDArray[np.bool_]) -> M
 def main(model: Path | None, data: Path, cache: Path, output: Path) -> None:
     """Simulate windows from the hold-out and its perturbations; print the tables of docs/monitoring.md."""
     from cxr_edge.runtime.predictor import load
+    from cxr_edge.sites.calibration.fit import to_log_odds
 
     predictor = load(model, engine="onnx", precision="fp32", threads=1)
     manifest, observed = predictor.manifest, observe(predictor, data, cache)
@@ -126,8 +127,7 @@ def main(model: Path | None, data: Path, cache: Path, output: Path) -> None:
     reference = manifest.reference or reference_of(
         original, observed.labels, list(observed.patients), manifest.novelty_threshold, "hold-out"
     )
-    point = manifest.operating_point().threshold
-    threshold = manifest.temperature * float(np.log(point / (1 - point)))
+    threshold = manifest.temperature * to_log_odds(manifest.operating_point().threshold)
     simulation = Simulation(observed, reference, manifest.novelty_threshold, threshold)
     click.echo(table(_false_alarms(simulation)))
     found = sorted((simulation.shifted(name) for name in list(observed.versions)[1:]), key=lambda row: row.distance)

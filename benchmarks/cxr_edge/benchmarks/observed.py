@@ -100,12 +100,13 @@ def _measure_all(predictor: Predictor, images: Sequence[LabelledImage]) -> dict[
     }
     for row, name in enumerate(track(arrays["names"], "observing", console=Console(stderr=True))):
         version = perturb(pixels, PERTURBATIONS[name]) if name in PERTURBATIONS else pixels
-        found = vars(_measure(predictor, version)).items()
+        found = vars(measure_pixels(predictor, version)).items()
         arrays |= {f"{row}.{field}": values for field, values in found if values is not None}
     return arrays
 
 
-def _measure(predictor: Predictor, pixels: Pixels) -> Measured:
+def measure_pixels(predictor: Predictor, pixels: Pixels) -> Measured:
+    """What the bundle says about images (N, H, W, 1) uint8 of its input size."""
     from cxr_edge.runtime.engines import Outputs
 
     starts = range(0, len(pixels), BATCH)

@@ -24,8 +24,8 @@ SPLITS = ("train", "val", "test")
 #: (N, H, W, 1) uint8 in [0, 255].
 Pixels = npt.NDArray[np.uint8]
 T = TypeVar("T")
-#: Key of `contents` in the record of a data set, and bytes of each hash in it.
-CONTENTS, HASH_BYTES = "contents", 5
+#: Bytes of each hash of `contents`.
+HASH_BYTES = 5
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.common.reference import DIGITS, Measured
+from cxr_edge.common.reference import DIGITS, LEVELS, Measured
 from cxr_edge.runtime.bundles.bundle import ClassReference, Reference
-from cxr_edge.runtime.bundles.manifest import QUANTILES
 
 Floats = npt.NDArray[np.floating[Any]]
 #: Least and largest share of pneumonia.
@@ -38,7 +37,6 @@ SHARES, ROUNDING = np.linspace(0, 1, 51), 0.1
 BINS = 10
 #: Names of the numbers whose distribution is compared.
 DISTRIBUTIONS = ("logit", "novelty", "evidence_in_lungs")
-_LEVELS = np.linspace(0, 1, QUANTILES)
 
 
 @dataclass(frozen=True)
@@ -74,11 +72,11 @@ class Mixture:
 
     def cdf(self, values: Floats) -> Floats:
         """Share of the reference that is at most each value: (N,) in [0, 1]."""
-        return self._sum(lambda quantiles: np.interp(values, quantiles, _LEVELS))
+        return self._sum(lambda quantiles: np.interp(values, quantiles, LEVELS))
 
     def below(self, values: Floats) -> Floats:
         """Share of the reference that is less than each value; it differs from `cdf` where quantiles are equal."""
-        return self._sum(lambda quantiles: 1 - np.interp(-values, -quantiles[::-1], _LEVELS))
+        return self._sum(lambda quantiles: 1 - np.interp(-values, -quantiles[::-1], LEVELS))
 
     def edges(self) -> Floats:
         """The inner limits of at most `BINS` bins, of about equal share."""
@@ -108,7 +106,7 @@ def share_of_pneumonia(logit: Floats, reference: Reference, limits: Limits = (0.
     """The share, within the limits, at which the mixture is closest to the logits; the middle one of equals."""
     ordered = np.sort(logit)
     at_most, less = _empirical(ordered)
-    normal, pneumonia = (np.interp(ordered, each.logit, _LEVELS) for each in reference.classes)
+    normal, pneumonia = (np.interp(ordered, each.logit, LEVELS) for each in reference.classes)
     shares = SHARES[(limits[0] - 1e-9 <= SHARES) & (limits[1] + 1e-9 >= SHARES)]
     shares = shares if len(shares) else np.array([np.mean(limits)])
     expected = normal + shares[:, np.newaxis] * (pneumonia - normal)
@@ -195,7 +193,7 @@ def draw_window(reference: Reference, size: int, share: float, random: np.random
 
 
 def _draw(quantiles: tuple[float, ...], count: int, random: np.random.Generator) -> Floats:
-    return np.asarray(np.interp(random.random(count), _LEVELS, quantiles))
+    return np.asarray(np.interp(random.random(count), LEVELS, quantiles))
 
 
 def _draw_reference(reference: Reference, random: np.random.Generator) -> Reference:
@@ -205,7 +203,7 @@ def _draw_reference(reference: Reference, random: np.random.Generator) -> Refere
         if quantiles is None:
             return None
         ordered = np.sort(_draw(quantiles, max(2, round(images)), random))
-        return np.interp(_LEVELS, np.linspace(0, 1, len(ordered)), ordered)
+        return np.interp(LEVELS, np.linspace(0, 1, len(ordered)), ordered)
 
     def redrawn(each: ClassReference) -> ClassReference:
         share = each.with_evidence / each.images

@@ -18,6 +18,8 @@ from cxr_edge.runtime.explanation.lungs import evidence_inside, find_lungs
 
 #: Significant digits of a quantile in the manifest.
 DIGITS = 4
+#: Shares of the images at which the quantiles are taken, (101,): 0, 0.01, ..., 1.
+LEVELS = np.linspace(0, 1, QUANTILES)
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -100,5 +102,4 @@ def _of_class(found: Measured, patients: int, novelty_threshold: float) -> Class
 
 def _quantiles(values: Floats) -> tuple[float, ...]:
     """Quantiles at 0, 1, ..., 100 %, rounded to `DIGITS` significant digits."""
-    at = np.linspace(0, 1, QUANTILES)
-    return tuple(float(f"{value:.{DIGITS}g}") for value in np.quantile(values.astype(np.float64), at))
+    return tuple(float(f"{value:.{DIGITS}g}") for value in np.quantile(values.astype(np.float64), LEVELS))

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from cxr_edge.runtime.bundles.bundle import Bundle
     from cxr_edge.runtime.engines.tensorrt import PlanOptions
 
-#: What `--format` offers. TensorRT plans are no rows of `FORMATS`, because they are built on the device.
-SUFFIXES = (*dict.fromkeys(row.suffix.removeprefix(".") for row in FORMATS), "tensorrt")
+#: What `--format` offers. TensorRT plans and sites are no rows of `FORMATS`, because they are made from a bundle.
+SUFFIXES = (*dict.fromkeys(row.suffix.removeprefix(".") for row in FORMATS), "tensorrt", "web")
 
 
 PATH = click.Path(path_type=Path)
@@ -32,7 +32,7 @@ number = partial(click.option, type=click.IntRange(1), show_default=True)
 
 @click.command()
 @click.argument("source", type=PATH, metavar="RUN|BUNDLE")
-@click.option("-o", "--output", "bundle", type=PATH, help="Bundle folder to write.")
+@click.option("-o", "--output", "bundle", type=PATH, help="Bundle folder to write, or the folder of the site.")
 @click.option("--calib", type=PATH, metavar="DATA", help="Radiographs that set the int8 ranges.")
 @number("--calib-images", default=200, help="Number of calibration images.")
 @several("--format", "formats", type=click.Choice(SUFFIXES), default=("onnx", "tflite"), help="Formats to write.")
@@ -57,8 +57,12 @@ def export(
     This needs an NVIDIA GPU and cxr-edge[tensorrt], but no training framework. With --calib, the command first checks
     that no activation overflows half precision on those radiographs; it exits with 1 if one does.
 
+    --format web writes a static site from the BUNDLE: the page with LiteRT and the TFLite files of --precision
+    (fp16 unless you name others). This needs Node.js, and npm's registry once.
+
     \b
       cxr-edge export runs/first -o bundle --calib chest_xray
+      cxr-edge export bundle --format web -o site
       cxr-edge export bundle --format tensorrt                  # on the Jetson
       cxr-edge verify bundle --data chest_xray
     """
@@ -70,6 +74,9 @@ def export(
         raise UsageError(
             "--max-batch, --version-compatible and --hardware-compatible apply to TensorRT only: add --format tensorrt"
         )
+    if "web" in formats:
+        _export_site(source, bundle, formats, precisions)
+        return
     portable = [format for format in formats if format != "tensorrt"]
     if not (source / MANIFEST).is_file():
         bundle = _export_run(source, bundle, calib, calib_images, names or _choose(portable, precisions))
@@ -82,6 +89,28 @@ def export(
     written = Bundle.open(bundle).manifest.all_files
     emit([{"file": f.path, "precision": f.precision, "MB": f.bytes / 1e6} for f in written], "table")
     click.echo(f"next: cxr-edge verify {bundle} --data {calib or 'DATA'}", err=True)
+
+
+def _export_site(source: Path, site: Path | None, formats: Sequence[str], precisions: Sequence[str]) -> None:
+    """Write the static site of a bundle."""
+    from click.core import ParameterSource
+    from rich.console import Console
+
+    from cxr_edge.export.conversion import site as sites
+    from cxr_edge.runtime.bundles.bundle import Bundle
+
+    if site is None or formats != ("web",):
+        raise UsageError(
+            f"{source}: --format web needs the folder of the site with -o, and no other format; run: "
+            f"cxr-edge export {source} --format web -o site"
+        )
+    if click.get_current_context().get_parameter_source("precisions") == ParameterSource.DEFAULT:
+        precisions = sites.PRECISIONS
+    with Console(stderr=True).status("reading") as status:
+        sites.build_site(Bundle.open(source), site, precisions, lambda name: status.update(f"writing {name}"))
+    files = [path for path in sorted(site.rglob("*")) if path.is_file()]
+    emit([{"file": str(f.relative_to(site)), "MB": f.stat().st_size / 1e6} for f in files], "table")
+    click.echo(f"next: cxr-edge verify {site} --data DATA", err=True)
 
 
 def _choose(formats: Sequence[str], precisions: Collection[str]) -> list[str]:
@@ -164,6 +193,9 @@ def verify(
 ) -> None:
     """Check that each file of BUNDLE decides as the trained network does; exit with 1 if one does not.
 
+    BUNDLE may also be a site of `export --format web`. Its page then runs in the Chromium of this machine, from the
+    image file on; this needs cxr-edge[web]. The result is written to SITE.parity.json beside the site.
+
     Every file is run by its real engine on every image of DATA, including decoding and resizing, and compared with the
     Keras network and its GradientTape Grad-CAM. The command writes parity.json into the bundle.
 
@@ -172,33 +204,61 @@ def verify(
       cxr-edge verify bundle --data chest_xray --held-out
       cxr-edge verify bundle --data chest_xray --limit 300 --layers --report verify.html
     """
-    from cxr_edge.common.backend import import_keras_quietly
+    from cxr_edge.export.conversion.site import is_site
     from cxr_edge.export.verification.gates import load_gates
-    from cxr_edge.export.verification.verify import open_for_verification, verify_bundle
-    from cxr_edge.runtime.bundles.bundle import PARITY
-    from cxr_edge.runtime.bundles.manifest import SIGNATURE
     from cxr_edge.runtime.files import check_writable
 
     gates = load_gates(gates_file)
-    is_signed = (open_for_verification(bundle).folder / SIGNATURE).is_file()
     for output in (report, markdown, junit):
         if output:
             check_writable(output)
+    verification = (_verify_site if is_site(bundle) else _verify_bundle)(
+        bundle, layers, data=data, run_folder=run, gates=gates, limit=limit, held_out=held_out
+    )
+    _write_reports(verification, report, markdown, junit)
+    _print_verification(verification, format)
+    if not verification.passed:
+        click.get_current_context().exit(EXIT_CHECK_FAILED)
+
+
+def _verify_bundle(bundle: Path, layers: bool, **options: Any) -> Verification:
+    from cxr_edge.common.backend import import_keras_quietly
+    from cxr_edge.export.verification.verify import open_for_verification, verify_bundle
+    from cxr_edge.runtime.bundles.bundle import PARITY
+    from cxr_edge.runtime.bundles.manifest import SIGNATURE
+
+    is_signed = (open_for_verification(bundle).folder / SIGNATURE).is_file()
     import_keras_quietly()
-    from cxr_edge.common.progress import stages, table_console
-    from cxr_edge.export.verification.report import print_verification
+    from cxr_edge.common.progress import stages
 
     with stages() as progress:
-        verification = verify_bundle(bundle, data, run, gates, limit, progress, layers, held_out)
-    _write_reports(verification, report, markdown, junit)
+        verification = verify_bundle(bundle, progress=progress, layers=layers, **options)
     if is_signed:
         click.echo(f"{PARITY} was rewritten, so the signature is no longer valid: run cxr-edge sign {bundle}", err=True)
+    return verification
+
+
+def _verify_site(site: Path, layers: bool, **options: Any) -> Verification:
+    from cxr_edge.common.backend import import_keras_quietly
+
+    if layers:
+        raise UsageError(f"{site}: --layers needs a bundle, because a page does not show its tensors; leave it out")
+    import_keras_quietly()
+    from cxr_edge.common.progress import stages
+    from cxr_edge.export.verification.browser import verify_site
+
+    with stages() as progress:
+        return verify_site(site, progress=progress, **options)
+
+
+def _print_verification(verification: Verification, format: str) -> None:
+    from cxr_edge.common.progress import table_console
+    from cxr_edge.export.verification.report import print_verification
+
     if format == "json":
         emit(verification.to_dict(), format)
     else:
         print_verification(verification, table_console())
-    if not verification.passed:
-        click.get_current_context().exit(EXIT_CHECK_FAILED)
 
 
 def _write_reports(verification: Verification, page: Path | None, markdown: Path | None, junit: Path | None) -> None:

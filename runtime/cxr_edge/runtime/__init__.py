@@ -27,7 +27,8 @@ if TYPE_CHECKING:
         OutputError,
         UsageError,
     )
-    from cxr_edge.runtime.predictor import Explanation, Prediction, Predictor, load
+    from cxr_edge.runtime.prediction import Explanation, Prediction
+    from cxr_edge.runtime.predictor import Predictor, load
 
 # ONNX Runtime (1.29 and later) sends telemetry over the network from its own thread, which also makes forked processes
 # hang when they end. It reads this variable once, when it is imported.
@@ -57,8 +58,8 @@ __all__ = [
 _MODULES = {
     "Bundle": "bundles.bundle",
     "Manifest": "bundles.bundle",
-    "Explanation": "predictor",
-    "Prediction": "predictor",
+    "Explanation": "prediction",
+    "Prediction": "prediction",
     "Predictor": "predictor",
     "load": "predictor",
 }

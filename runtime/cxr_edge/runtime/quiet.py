@@ -49,7 +49,7 @@ class _Redirection:
                     self._saved = os.dup(2)
                 except (AttributeError, OSError):
                     return False
-                self._held = tempfile.TemporaryFile()  # noqa: SIM115 - it stays open until `end`
+                self._held = _temporary_file()
                 os.dup2(self._held.fileno(), 2)
             self._blocks += 1
             return True
@@ -71,6 +71,13 @@ class _Redirection:
                 os.dup2(self._saved, 2)
                 os.close(self._saved)
                 self._held.close()
+
+
+def _temporary_file() -> IO[bytes]:
+    """A file without a name: in memory on Linux, where a service may have no folder that it can write to."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("stderr"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 _redirection = _Redirection()

@@ -138,7 +138,7 @@ def test_a_lone_file_tells_of_the_lungs(network, pixels, tmp_path):
 def explain_without_lungs(predictor, pixels):
     from cxr_edge.runtime.predictor import Predictor
 
-    bundle = replace(predictor._bundle, manifest=replace(predictor.manifest, lungs=None))
+    bundle = replace(predictor.bundle, manifest=replace(predictor.manifest, lungs=None))
     engine = OnnxEngine(bundle.folder / predictor.file.path, CONTRACT)
     return Predictor(bundle, predictor.file, engine, predictor.operating_point, 1).explain(pixels[..., 0])
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from cxr_edge.common.statistics import calibration_error, dice, roc_auc
-from cxr_edge.export.verification.flips import find_flips
 from cxr_edge.export.verification.gates import DEFAULTS, HIGHEST, LEAST, Gate, check, load_gates
-from cxr_edge.export.verification.parity import compare, count_flips, rank_correlation, top_overlap
+from cxr_edge.export.verification.parity import compare, count_flips, find_flips, rank_correlation, top_overlap
 from cxr_edge.runtime import UsageError
 from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract, Manifest, ModelFile, OperatingPoint
 from cxr_edge.runtime.engines import Outputs

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cxr_edge.export.verification.gates import DEFAULTS, Gate, gate_for, is_default_or_stricter
-from cxr_edge.export.verification.verify import FileResult, Verification, _check_finite, open_for_verification
+from cxr_edge.export.verification.verify import FileResult, Verification, check_finite, open_for_verification
 from cxr_edge.runtime import Bundle, BundleError, UsageError
 from cxr_edge.runtime.bundles.bundle import ModelFile
 from cxr_edge.runtime.engines import Outputs
@@ -62,12 +62,12 @@ def test_an_output_that_is_no_number_does_not_pass(output, wrong, tmp_path):
     arrays = {name: np.zeros(3, np.float32) for name in ("probability", "logit", "novelty")}
     arrays |= {"heatmap": np.zeros((3, 7, 7), np.float32), "lungs": np.zeros((3, 28, 28), np.float32)}
     sound = Outputs(**arrays)
-    _check_finite(tmp_path, sound, arrays)
+    check_finite(tmp_path, sound, arrays)
     arrays[output] = arrays[output].copy()
     arrays[output][1, ...] = wrong
     with pytest.raises(BundleError, match=rf"'{output}' of 1 of 3 images"):
-        _check_finite(tmp_path, Outputs(**arrays), arrays)
-    _check_finite(tmp_path, Outputs(**arrays), set(arrays) - {output})  # not given, not looked at
+        check_finite(tmp_path, Outputs(**arrays), arrays)
+    check_finite(tmp_path, Outputs(**arrays), set(arrays) - {output})  # not given, not looked at
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,9 @@ from cxr_edge.runtime.bundles.manifest import Manifest
 from cxr_edge.runtime.predictor import packaged_model
 
 TEXT = (packaged_model() / "manifest.json").read_text()
+THRESHOLD = json.dumps(json.loads(TEXT)["operating_points"][0]["threshold"])
+#: Fields of the manifest that schema 1 lacks.
+NEW_IN_SCHEMA_2 = ("lungs", "novelty_kinds")
 MISSING = object()
 
 
@@ -30,9 +33,17 @@ def changed(path, value):
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_both_schemas_are_read(version):
-    manifest = Manifest.from_json(changed(["schema_version"], version), "manifest.json")
+    data = json.loads(TEXT) | {"schema_version": version}
+    if version == 1:
+        for name in NEW_IN_SCHEMA_2:
+            del data[name]
+        for point in data["operating_points"]:
+            del point["rule_out"]
+    manifest = Manifest.from_json(json.dumps(data), "manifest.json")
     assert manifest.schema_version == version
-    assert all(point.rule_out is None for point in manifest.operating_points)
+    three_way = [point.name for point in manifest.operating_points if point.rule_out is not None]
+    assert three_way == (["triage"] if version == 2 else [])
+    assert (manifest.lungs is None) == (version == 1) and bool(manifest.novelty_kinds) == (version == 2)
 
 
 def test_an_operating_point_has_two_or_three_answers():
@@ -178,8 +189,8 @@ def test_a_field_that_cannot_be_used_is_named(path, value, field, expected):
         ("[" * 100_000, "not JSON"),
         ('{"a":' * 50_000, "not JSON"),
         (changed(["training"], json.loads("[" * 40 + "]" * 40)), "nested deeper than 32 levels"),
-        (TEXT.replace("0.5657121241092682", "NaN"), "NaN is no number of JSON"),
-        (TEXT.replace("0.5657121241092682", "1e999"), "double precision"),
+        (TEXT.replace(THRESHOLD, "NaN"), "NaN is no number of JSON"),
+        (TEXT.replace(THRESHOLD, "1e999"), "double precision"),
         (changed(["training", "seconds"], 10**400), "double precision"),
         (changed(["name"], "\ud800"), "not JSON"),
         (TEXT.replace('"temperature"', '"temperature": 1, "temperature"'), "a key occurs twice"),

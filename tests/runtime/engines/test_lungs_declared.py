@@ -1,4 +1,4 @@
-"""A bundle that declares lungs must have them; the packaged model, of schema 1 or without lungs, need not."""
+"""A bundle that declares lungs must have them; one of schema 1 or without lungs need not."""
 
 import json
 import shutil

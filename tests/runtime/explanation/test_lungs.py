@@ -10,7 +10,7 @@ from support import SHARED, needs_shared
 from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract
 from cxr_edge.runtime.explanation.gradcam import OUTLINE_RGB, overlay, upsample
 from cxr_edge.runtime.explanation.lungs import convex_hull, evidence_inside, find_lungs
-from cxr_edge.runtime.predictor import Prediction, _caption
+from cxr_edge.runtime.prediction import Prediction, describe
 
 CONTRACT = InputContract()
 GEOMETRY = HeatmapGeometry(32.0, 24.2)
@@ -151,5 +151,5 @@ def test_the_caption_says_what_was_found(found, share, line):
     heatmap = np.zeros((7, 7), np.float32)
     lungs = {"lungs": drawn(LEFT), "lungs_found": found, "evidence_in_lungs": share}
     prediction = Prediction("NORMAL", 0.1, -2.0, "balanced", 0.5, heatmap, 1.0, True, {}, **lungs)
-    assert _caption(prediction).split("\n")[1:] == [line]
-    assert "\n" not in _caption(replace(prediction, lungs=None))
+    assert describe(prediction).split("\n")[1:] == [line]
+    assert "\n" not in describe(replace(prediction, lungs=None))

@@ -131,26 +131,21 @@ def test_what_is_left_out_is_said(bundle, tmp_path, cli):
     code, out, _ = cli("monitor", file, "-m", bundle.folder, "--format", "json")
     notes = " ".join(json.loads(out)["notes"])
     assert code == 0
-    for said in (
-        "1 rows are errors",
-        "1 lines are no decisions",
-        "30 rows at the end",
-        "d.jsonl" * 0 + "FILE.run.json",
-    ):
+    for said in ("1 rows are errors", "1 lines are no decisions", "30 rows at the end", "FILE.run.json"):
         assert said in notes
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"operating_point": "site"}, "row 1: found the operating point site at 0.5657"),
-        ({"threshold": 0.4}, "at 0.400000, expected one of: balanced at 0.565712"),
+        ({"operating_point": "site"}, "row 1: found the operating point site at {threshold:.6f}"),
+        ({"threshold": 0.4}, "at 0.400000, expected one of: balanced at {threshold:.6f}"),
         ({"probability": 0.3}, "found the probability 0.3000, expected"),
     ],
 )
 def test_rows_of_another_model_are_refused(bundle, tmp_path, change, says):
     rows = [row | change for row in rows_of(bundle, 5, 60)]
-    with pytest.raises(DataError, match=says):
+    with pytest.raises(DataError, match=says.format(threshold=bundle.manifest.operating_points[0].threshold)):
         read_decisions([write(tmp_path / "d.jsonl", rows)], bundle)
 
 

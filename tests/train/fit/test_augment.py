@@ -3,7 +3,14 @@ import numpy as np
 import pytest
 
 from cxr_edge.common.dataset import read_dataset, read_pixels
-from cxr_edge.train.fit.augment import RandomAffine, RandomBands, RandomEqualise, RandomFrame, augmentation
+from cxr_edge.train.fit.augment import (
+    RandomAffine,
+    RandomBands,
+    RandomEqualise,
+    RandomFrame,
+    RandomLocalEqualise,
+    augmentation,
+)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +75,23 @@ def test_equalised_images_lie_between_themselves_and_opencvs(pixels):
     assert 0 <= min(shares) < 0.4 and 0.6 < max(shares) <= 1.1
     coarse = np.asarray(RandomEqualise(seed=0)(pixels, training=True))
     assert np.abs(coarse - blended).mean() < 2
+
+
+@pytest.mark.parametrize("limit", [2.0, 4.0])
+def test_local_equalisation_is_much_like_opencvs_clahe(limit):
+    """On a shaded texture. 16 intervals of gray levels instead of 256 leave a small difference."""
+    rows, columns = np.mgrid[:224, :224]
+    texture = np.random.default_rng(0).normal(0, 8, (224, 224)) + 6 * np.sin(rows / 5)
+    gray = np.clip(60 + columns * 0.5 + texture, 0, 255).astype(np.uint8)
+    expected = cv2.createCLAHE(clipLimit=limit, tileGridSize=(8, 8)).apply(gray)
+    change = RandomLocalEqualise((limit, limit * 1.001), seed=0)
+    found = np.asarray(change(gray[None, ..., None].astype(np.float32), training=True))[0, ..., 0]
+    assert found.min() >= 0 and found.max() <= 255.01
+
+    def alike(image):
+        return np.corrcoef(image.ravel(), expected.ravel())[0, 1]
+
+    assert alike(found) > 0.98 and 1 - alike(found) < 0.2 * (1 - alike(gray))
 
 
 def test_a_frame_covers_each_side_with_one_grey_and_leaves_the_rest(pixels):

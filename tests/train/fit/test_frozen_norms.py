@@ -44,13 +44,14 @@ def test_fitting_changes_the_norms_of_a_new_network_only(weights, tmp_path):
 
 @pytest.mark.slow
 def test_each_phase_trains_the_layers_that_it_should():
-    network = build("mobilenetv2", "none", size=64, alpha=0.35)
+    network = build("mobilenetv2", "none", size=64, alpha=0.35, smooth=True)
     norms = {layer.name for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)}
 
     def trained() -> set[str]:
         return {layer.name for layer in network.layers if layer.trainable_weights}
 
-    everything = trained()
+    everything = trained()  # the filter "smooth" is fixed from the start
+    assert "smooth" in {layer.name for layer in network.layers} - everything
     assert len(norms) == 52 and norms < everything
     set_trainable(network, head_only=True, norms=False)
     assert trained() == {"hidden", "logit"}

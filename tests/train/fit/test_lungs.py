@@ -66,6 +66,21 @@ def test_the_penalty_is_the_share_of_the_drawn_heatmap_outside_the_lungs(data):
     assert outside == pytest.approx(np.mean(shares), rel=1e-4) and 0 < outside < 1
 
 
+def test_the_loss_of_the_lungs_is_cross_entropy_and_dice_of_shares(data):
+    mask = part_of(data).masks.pixels[:1].astype(np.float32) / 255
+    share = mask.reshape(1, 8, 8, 8, 8, 1).mean(axis=(2, 4))
+    found = np.clip(share, 0.01, 0.99)
+
+    def loss(found):
+        return float(LungTask._lung_loss(np.log(found / (1 - found)), mask)[0])
+
+    dice = (2 * (found * share).sum() + 1) / ((found**2).sum() + (share**2).sum() + 1)
+    entropy = -(share * np.log(found) + (1 - share) * np.log(1 - found)).mean()
+    assert loss(found) == pytest.approx(entropy + 1 - dice, rel=1e-4)
+    rounded = np.clip(np.round(share), 0.01, 0.99)
+    assert loss(found) < loss(rounded) < loss(1 - found)
+
+
 def test_only_radiographs_with_a_mask_count(data):
     part = part_of(data)
     network = models.build("cnn", "none", SIZE, lungs=True)
@@ -100,7 +115,7 @@ def test_the_head_phase_trains_the_decoder_and_not_the_backbone():
 @pytest.mark.slow
 def test_training_with_masks_finds_the_lungs_and_takes_the_evidence_from_there(data, tmp_path):
     config = TrainConfig(
-        "cnn", "none", size=160, epochs=20, batch_size=8, learning_rate=1e-3, val_fraction=0.2, augment=False
+        "cnn", "none", size=160, epochs=25, batch_size=8, learning_rate=1e-3, val_fraction=0.2, augment=False
     )
     record = train(data / "data", tmp_path / "run", config, masks=data / "masks")
     assert record["config"]["lungs"] is True and record["lungs"] == {"height": 20, "width": 20}

@@ -47,6 +47,25 @@ def test_grey_weights_compute_what_the_rgb_network_does():
     np.testing.assert_allclose(features.predict(pixels, verbose=0), expected, atol=1e-3)
 
 
+def test_a_smooth_network_is_the_plain_one_on_smoothed_images():
+    import cv2
+    import keras
+
+    plain, smooth = (build("cnn", "none", smooth=smooth) for smooth in (False, True))
+    smooth.set_weights(
+        [w for layer in smooth.layers for w in layer.get_weights() if layer.name == "smooth"] + plain.get_weights()
+    )
+    row = np.array([1, 4, 6, 4, 1]) / 16
+    images = [
+        cv2.sepFilter2D(image.astype(np.float32), -1, row, row, borderType=cv2.BORDER_CONSTANT) for image in PIXELS
+    ]
+    expected = plain.predict(np.stack(images)[..., np.newaxis], verbose=0)
+    np.testing.assert_allclose(smooth.predict(PIXELS, verbose=0), expected, rtol=1e-4)
+    filtered = keras.Model(smooth.inputs[0], smooth.get_layer("smooth").output)
+    folded = deployable(smooth).get_layer("smooth").get_weights()[0]
+    np.testing.assert_array_equal(folded, filtered.get_layer("smooth").get_weights()[0])  # exact in half precision
+
+
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_the_deployable_network_is_the_same_up_to_half_precision(arch):
     import keras

@@ -43,6 +43,11 @@ SCHEDULES = ("cosine", "plateau")
     help="Share of each side that the network crops, to remove markers and collimation.",
 )
 @click.option(
+    "--smooth",
+    is_flag=True,
+    help="Smooth the input inside the network, so that decisions depend less on the program that resized an image.",
+)
+@click.option(
     "--augment/--no-augment",
     default=True,
     help="Change position, frame, tone, contrast and noise at random, each in half of the images.",

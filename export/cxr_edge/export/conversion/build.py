@@ -15,6 +15,7 @@ from cxr_edge.export.conversion.provenance import calibration_images, manifest_o
 from cxr_edge.export.conversion.source import Source
 from cxr_edge.runtime.bundles.bundle import ENGINE_OF_SUFFIX, MANIFEST, Manifest, ModelFile, sha256
 from cxr_edge.runtime.bundles.facts import PLACEHOLDER
+from cxr_edge.runtime.bundles.manifest import CARD
 from cxr_edge.runtime.errors import UsageError
 
 
@@ -64,7 +65,7 @@ def build_bundle(
     if runnable := [file for file in manifest.files if file.engine == "litert"]:
         write_golden(partial, runnable, facts)
     (partial / MANIFEST).write_text(manifest.to_json())
-    (partial / "MODEL_CARD.md").write_text(model_card(manifest))
+    (partial / CARD).write_text(model_card(manifest))
     shutil.rmtree(bundle, ignore_errors=True)
     partial.rename(bundle)
     return manifest

@@ -51,6 +51,7 @@ def onnx_from_keras(model: keras.Model) -> onnx.ModelProto:
     for value in (*slim.graph.input, *slim.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "N"
     slim.graph.name = model.name
+    give_scalars_axes(slim)
     onnx.checker.check_model(slim, full_check=True)
     names = {value.name for value in slim.graph.output}
     if names != set(model.output):
@@ -59,6 +60,25 @@ def onnx_from_keras(model: keras.Model) -> onnx.ModelProto:
             "the versions of tf2onnx and onnxslim that constraints.txt names"
         )
     return slim
+
+
+def give_scalars_axes(model: onnx.ModelProto) -> None:
+    """Write scalars that are added to tensors of four axes with four axes of length 1. The outputs keep their bits.
+
+    ONNX Runtime 1.31 takes 0.46 ms to add a scalar without axes to (1, 224, 224, 1), 8 % of the network on an AMD EPYC
+    with AVX-512. With axes it takes 0.015 ms (docs/performance.md).
+    """
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    axes = {value.name: len(value.type.tensor_type.shape.dim) for value in (*graph.input, *graph.value_info)}
+    scalars = {tensor.name: tensor for tensor in model.graph.initializer if not tensor.dims}
+    for name, tensor in scalars.items():
+        users = [node for node in model.graph.node if name in node.input]
+        beside = [other for node in users for other in node.input if other != name]
+        # Beside a tensor with other axes, these would change the shape of the result.
+        if beside and all(node.op_type == "Add" for node in users) and all(axes.get(other) == 4 for other in beside):
+            tensor.dims.extend([1, 1, 1, 1])
 
 
 @contextmanager

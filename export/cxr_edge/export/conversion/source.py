@@ -24,7 +24,7 @@ class Source:
     """
 
     def __init__(self, run: Run, feed: InputContract, calibration: Sequence[LabelledImage]) -> None:
-        self.network = run.network()
+        self.network = _with_offset_axis(run.network())
         self.pixels = read_pixels(calibration, feed.height, feed.width)
         self._run = run
         self._rounded: dict[int, keras.Model] = {}
@@ -46,3 +46,15 @@ class Source:
             every = -(-len(self.pixels) // quantize.IMAGES) or 1
             self._rounded[steps] = quantize.round_weights(self.network, self.pixels[::every], steps)
         return self._rounded[steps]
+
+
+def _with_offset_axis(network: keras.Model) -> keras.Model:
+    """Give the offset that normalises the input an axis of length 1; the values stay.
+
+    tf2onnx cannot move a transpose over a scalar. If a convolution precedes the offset, it gives up and leaves every
+    transpose in the graph.
+    """
+    for layer in network.layers:
+        if layer.name == "normalise":
+            layer.offset = [layer.offset]
+    return network

@@ -11,7 +11,7 @@ import numpy as np
 from cxr_edge.common.dataset import CLASSES
 from cxr_edge.common.figures import encode_jpeg
 from cxr_edge.common.pages import render_page
-from cxr_edge.export.verification.flips import Flip
+from cxr_edge.export.verification.parity import Flip
 from cxr_edge.export.verification.plots import draw_changes, draw_layers, draw_probabilities
 from cxr_edge.export.verification.report import COLUMNS, cells, preprocessing_line, summary
 from cxr_edge.export.verification.verify import FileResult, Verification

@@ -16,10 +16,31 @@ from cxr_edge.runtime.engines import Outputs
 from cxr_edge.runtime.engines.base import OUTPUTS
 from cxr_edge.runtime.errors import DataError, ImageError
 from cxr_edge.runtime.explanation.lungs import EMPTY_LOGIT, LUNG
-from cxr_edge.runtime.predictor import Predictor, kind_of
+from cxr_edge.runtime.prediction import kind_of
+from cxr_edge.runtime.predictor import Predictor
 
 RESAMPLES = 1000
 TOP_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Flip:
+    """One image that is decided differently.
+
+    Attributes
+    ----------
+    row
+        Its index among the verified images.
+    reference, file
+        Its probability by the trained network and by the file, in [0, 1].
+    thresholds
+        Operating point -> threshold (of two crossed ones the upper), where the answers differ.
+    """
+
+    row: int
+    reference: float
+    file: float
+    thresholds: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -162,6 +183,23 @@ def count_flips(outputs: Outputs, reference: Outputs, point: OperatingPoint) -> 
     """Number of images with different answers at an operating point; NaN always counts as a flip."""
     differ = point.answer(outputs.probability) != point.answer(reference.probability)
     return int(np.sum(differ | np.isnan(outputs.probability)))
+
+
+def find_flips(outputs: Outputs, reference: Outputs, points: Sequence[OperatingPoint]) -> list[Flip]:
+    """Images with different answers at any operating point, the largest change first; NaN always differs."""
+    flips = []
+    for row, (mine, theirs) in enumerate(
+        zip(outputs.probability.tolist(), reference.probability.tolist(), strict=True)
+    ):
+        crossed = {
+            point.name: threshold
+            for point in points
+            for threshold in point.thresholds
+            if np.isnan(mine) or (mine >= threshold) != (theirs >= threshold)
+        }
+        if crossed:
+            flips.append(Flip(row, theirs, mine, crossed))
+    return sorted(flips, key=lambda flip: -abs(flip.file - flip.reference))
 
 
 def _mcnemar_at(point: OperatingPoint, outputs: Outputs, reference: Outputs, labels: Labels) -> float:

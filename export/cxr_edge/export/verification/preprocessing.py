@@ -51,22 +51,42 @@ def compare_loaders(
         (N, H, W, 1) uint8 as read by the runtime, and the outputs of the network for them.
     """
     height, width = pixels.shape[1:3]
-    results = []
-    for name, load in LOADERS.items():
-        theirs = np.stack([load(image.path, height, width) for image in images])
-        difference = np.abs(theirs.astype(int) - pixels.astype(int))
-        change = network(theirs).probability
-        results.append(
-            PreprocessingParity(
-                loader=name,
-                images=len(images),
-                pixel_max=int(difference.max()),
-                pixel_mean=float(difference.mean()),
-                probability_max=float(np.abs(change - ours.probability).max()),
-                flips=int(np.sum(point.answer(change) != point.answer(ours.probability))),
-            )
+    return [
+        compare_pixels(
+            name, np.stack([load(image.path, height, width) for image in images]), pixels, ours, network, point
         )
-    return results
+        for name, load in LOADERS.items()
+    ]
+
+
+def compare_pixels(
+    loader: str,
+    theirs: Pixels,
+    pixels: Pixels,
+    ours: Outputs,
+    network: Callable[[Pixels], Outputs],
+    point: OperatingPoint,
+) -> PreprocessingParity:
+    """Compare the pixels of another loader with those of the runtime, both (N, H, W, 1) uint8, and their effect.
+
+    Parameters
+    ----------
+    ours
+        Outputs of the network for `pixels`.
+    """
+    difference = np.abs(theirs.astype(int) - pixels.astype(int))
+    differ = difference.any(axis=(1, 2, 3))
+    change = ours.probability.copy()
+    if differ.any():
+        change[differ] = network(theirs[differ]).probability
+    return PreprocessingParity(
+        loader=loader,
+        images=len(pixels),
+        pixel_max=int(difference.max()),
+        pixel_mean=float(difference.mean()),
+        probability_max=float(np.abs(change - ours.probability).max()),
+        flips=int(np.sum(point.answer(change) != point.answer(ours.probability))),
+    )
 
 
 def _pillow(path: Path, height: int, width: int) -> Pixels:

@@ -24,8 +24,8 @@ def print_verification(verification: Verification, console: Console) -> None:
         verdict = "[green]passed[/]" if result.passed else "[red]FAILED[/]"
         table.add_row(*cells(result)[:-1], verdict)
     console.print(table)
-    for parity in verification.preprocessing:
-        console.print(preprocessing_line(parity), highlight=False)
+    for line in (*_time_lines(verification), *map(preprocessing_line, verification.preprocessing)):
+        console.print(line, highlight=False)
     for result in verification.files:
         for line in result.failures:
             console.print(f"[red]FAILED[/] {result.file.path}: {line}", highlight=False)
@@ -47,7 +47,8 @@ def markdown(verification: Verification) -> str:
     lines += [f"| {' | '.join(cells(result))} |" for result in verification.files]
     failures = [f"- **{r.file.path}**: {line}" for r in verification.files for line in r.failures]
     left = [f"- {r.file.path}: {summary(r.layers)}" for r in verification.files if r.layers]
-    parts = [failures, left, [f"- {preprocessing_line(parity)}" for parity in verification.preprocessing]]
+    read = [f"- {line}" for line in (*_time_lines(verification), *map(preprocessing_line, verification.preprocessing))]
+    parts = [failures, left, read]
     return "\n".join(lines) + "\n" + "".join("\n" + "\n".join(part) + "\n" for part in parts if part)
 
 
@@ -81,6 +82,17 @@ def cells(result: FileResult) -> list[str]:
 def _or_dash(value: float | None, how: str) -> str:
     """A formatted value; a dash if the file lacks the output."""
     return "-" if value is None else format(value, how)
+
+
+def _time_lines(verification: Verification) -> list[str]:
+    """A sentence about the time of each file that a page ran."""
+    return [
+        f"{result.file.path} in {result.parity.backend}: "
+        + ", ".join(f"{stage} {ms:.1f} ms" for stage, ms in result.milliseconds.items())
+        + " for each image (median)"
+        for result in verification.files
+        if result.parity and result.milliseconds
+    ]
 
 
 def preprocessing_line(parity: PreprocessingParity) -> str:

@@ -17,12 +17,11 @@ import numpy.typing as npt
 from cxr_edge.common.dataset import LabelledImage, evenly, fingerprint, read_dataset, read_pixels
 from cxr_edge.common.run import Run
 from cxr_edge.export.conversion.formats import BY_NAME
-from cxr_edge.export.verification.flips import Flip, find_flips
 from cxr_edge.export.verification.gates import Check, Gate, check, gate_for, is_default_or_stricter
 from cxr_edge.export.verification.layers import IMAGES, LayerReport, measure_layers
-from cxr_edge.export.verification.parity import Parity, compare, run_file
+from cxr_edge.export.verification.parity import Flip, Parity, compare, find_flips, run_file
 from cxr_edge.export.verification.precision import check_precision
-from cxr_edge.export.verification.preprocessing import PreprocessingParity, compare_loaders
+from cxr_edge.export.verification.preprocessing import Pixels, PreprocessingParity, compare_loaders, compare_pixels
 from cxr_edge.export.verification.reference import Reference
 from cxr_edge.export.verification.taps import KerasTap, Tap, open_tap
 from cxr_edge.runtime.bundles.bundle import PARITY, Bundle, Manifest, ModelFile
@@ -51,6 +50,8 @@ class FileResult:
         Its outputs for every image, and the images decided differently; empty if it could not be run.
     layers
         Comparison of its tensors with the reference, if requested.
+    milliseconds
+        Stage -> median milliseconds for each image; only for a site, whose page measures itself.
     """
 
     file: ModelFile
@@ -61,6 +62,7 @@ class FileResult:
     outputs: Outputs | None = None
     flips: Sequence[Flip] = ()
     layers: LayerReport | None = None
+    milliseconds: Mapping[str, float] | None = None
 
     @property
     def passed(self) -> bool:
@@ -151,6 +153,8 @@ class Verification:
         if result.parity:
             row |= {key: value for key, value in asdict(result.parity).items() if key != "file"}
             row["flipped"] = [{"image": self.samples[f.row].key} | asdict(f) for f in result.flips]
+        if result.milliseconds:
+            row["milliseconds"] = result.milliseconds
         if result.layers:
             first = result.layers.first_to_leave
             row["layers"] = {"first_to_leave": first.name if first else None} | asdict(result.layers)
@@ -187,10 +191,10 @@ def verify_bundle(
         is reported as failed.
     """
     bundle = open_for_verification(path)
-    run = _trained_run(bundle, run_folder)
-    available = _available(read_dataset(data), run, held_out)
+    run = trained_run(bundle, run_folder)
+    available = available_images(read_dataset(data), run, held_out)
     images = evenly(available, limit or len(available))
-    trained = _Trained(run, bundle, images, progress)
+    trained = Trained(run, bundle, images, progress)
     results = [
         _verify_file(bundle, file, trained, gates, layers, progress)
         for file in (*bundle.manifest.files, *bundle.manifest.companions)
@@ -199,7 +203,7 @@ def verify_bundle(
         try:
             bundle.check(gradient)  # it does not decide, but must match the manifest
         except IntegrityError as error:
-            results.append(_unusable(gradient, error))
+            results.append(unusable(gradient, error))
     record = DataRecord(fingerprint(images), len(images), len(available), held_out)
     verification = Verification(
         bundle.manifest, record, images, trained.outputs, results, trained.preprocessing(progress)
@@ -231,7 +235,7 @@ def open_for_verification(path: Path) -> Bundle:
 
 
 def _verify_file(
-    bundle: Bundle, file: ModelFile, trained: _Trained, gates: Mapping[str, Gate], layers: bool, progress: Progress
+    bundle: Bundle, file: ModelFile, trained: Trained, gates: Mapping[str, Gate], layers: bool, progress: Progress
 ) -> FileResult:
     done = 0
 
@@ -248,17 +252,17 @@ def _verify_file(
         outputs = run_file(predictor, trained.images, tick)
         engine = predictor.engine
         given = getattr(engine, "given", outputs.given)  # a companion may lack outputs
-        _check_finite(bundle.folder / file.path, outputs, given)
-        _check_lungs_declared(bundle, trained)
+        check_finite(bundle.folder / file.path, outputs, given)
+        check_lungs_declared(bundle, trained)
     except CxrEdgeError as error:  # changed content, a missing engine, a backend on other hardware, NaN
-        return _unusable(file, error, gate)
+        return unusable(file, error, gate)
     parity = compare(file, engine.backend, outputs, trained.outputs, trained.labels, bundle.manifest, given)
     flips = find_flips(outputs, trained.outputs, bundle.manifest.operating_points)
     report = _layers(bundle, file, trained, progress) if layers and set(given) >= set(OUTPUTS) else None
     return FileResult(file, parity, check(parity, gate), None, gate, outputs, flips, report)
 
 
-def _check_finite(path: Path, outputs: Outputs, given: Collection[str]) -> None:
+def check_finite(path: Path, outputs: Outputs, given: Collection[str]) -> None:
     """Reject NaN and infinity in any output, because some outputs have no limit that would detect them."""
     for name in given:
         values = np.asarray(getattr(outputs, name))
@@ -270,7 +274,7 @@ def _check_finite(path: Path, outputs: Outputs, given: Collection[str]) -> None:
             )
 
 
-def _check_lungs_declared(bundle: Bundle, trained: _Trained) -> None:
+def check_lungs_declared(bundle: Bundle, trained: Trained) -> None:
     """Refuse a bundle that hides the lungs that its network finds, because no limit would check them."""
     if trained.outputs.lungs is not None and bundle.manifest.lungs is None:
         raise BundleError(
@@ -290,7 +294,7 @@ def _open(bundle: Bundle, file: ModelFile) -> Predictor:
     return Predictor(bundle, file, engine, bundle.manifest.operating_points[0], threads)
 
 
-def _layers(bundle: Bundle, file: ModelFile, trained: _Trained, progress: Progress) -> LayerReport | None:
+def _layers(bundle: Bundle, file: ModelFile, trained: Trained, progress: Progress) -> LayerReport | None:
     """Compare a file with the fp32 file of the same format, whose tensor names are similar, or else with Keras."""
     if (tap := open_tap(bundle.folder / file.path)) is None:
         return None
@@ -306,8 +310,8 @@ def _layers(bundle: Bundle, file: ModelFile, trained: _Trained, progress: Progre
     return report
 
 
-class _Trained:
-    """The trained network and its outputs for the images."""
+class Trained:
+    """The trained network, the images as the runtime reads them, and the outputs for them."""
 
     def __init__(self, run: Run, bundle: Bundle, images: Sequence[LabelledImage], progress: Progress) -> None:
         self.network = run.network()
@@ -320,6 +324,10 @@ class _Trained:
             self.pixels, lambda done: progress("trained network (Keras)", done, len(images))
         )
 
+    def read_by(self, loader: str, pixels: Pixels) -> PreprocessingParity:
+        """Compare the runtime's decoding and resizing of all images with another's, (N, H, W, 1) uint8."""
+        return compare_pixels(loader, pixels, self.pixels, self.outputs, self._reference.run, self._point)
+
     def preprocessing(self, progress: Progress) -> list[PreprocessingParity]:
         """Compare the runtime's decoding and resizing with those of other libraries."""
         rows = np.array(evenly(range(len(self.images)), PREPROCESSING_IMAGES))
@@ -329,8 +337,14 @@ class _Trained:
         return results
 
 
-def _trained_run(bundle: Bundle, run_folder: Path | None) -> Run:
-    """The run that the bundle was exported from, identified by the hash of its network."""
+def trained_run(bundle: Bundle, run_folder: Path | None) -> Run:
+    """The run that the bundle was exported from, identified by the hash of its network.
+
+    Raises
+    ------
+    IntegrityError, UsageError
+        If it is another run, or none.
+    """
     training = bundle.manifest.training
     folder = run_folder or (bundle.folder / training["run"] if "run" in training else None)
     if folder is None or not folder.is_dir():
@@ -346,7 +360,7 @@ def _trained_run(bundle: Bundle, run_folder: Path | None) -> Run:
     return run
 
 
-def _available(images: list[LabelledImage], run: Run, held_out: bool) -> list[LabelledImage]:
+def available_images(images: list[LabelledImage], run: Run, held_out: bool) -> list[LabelledImage]:
     """The images of a data set, or only those that the run held out."""
     if held_out:
         images = [image for image in images if image.key in run.held_out]
@@ -357,7 +371,8 @@ def _available(images: list[LabelledImage], run: Run, held_out: bool) -> list[La
     return images
 
 
-def _unusable(file: ModelFile, error: CxrEdgeError, gate: Gate | None = None) -> FileResult:
+def unusable(file: ModelFile, error: CxrEdgeError, gate: Gate | None = None) -> FileResult:
+    """The result of a file that could not be run."""
     return FileResult(file, None, (), f"{type(error).__name__}: {error}", gate)
 
 

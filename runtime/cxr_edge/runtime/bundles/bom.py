@@ -13,7 +13,7 @@ from importlib.metadata import version
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from cxr_edge.runtime.bundles.manifest import Manifest, ModelFile, OperatingPoint
+from cxr_edge.runtime.bundles.manifest import CONTENTS, Manifest, ModelFile, OperatingPoint
 
 Json = dict[str, Any]
 DESCRIPTION = "Decides whether a frontal chest radiograph resembles those labelled pneumonia in its training data."
@@ -22,8 +22,6 @@ LIMITATIONS = (
     "Frontal chest radiographs only; expect less accuracy at another hospital than on its own data set.",
     "Above the manifest's novelty_threshold an image is unlike the training set, and the decision means nothing.",
 )
-#: Key of the hashes of the training images, which are too many for a document to read.
-CONTENTS = "contents"
 OUTPUTS = ("probability", "logit", "heatmap", "novelty")
 
 
@@ -118,6 +116,7 @@ def _datasets(manifest: Manifest) -> Iterator[Json]:
                 "type": "dataset",
                 "name": name,
                 "description": "Chest radiographs, normal or pneumonia; the fingerprint is a sha256 over all files.",
+                # The hashes of the training images are too many for a document to read.
                 "contents": {"properties": [_property(key, value) for key, value in known.items() if key != CONTENTS]},
                 "sensitiveData": ["radiographs of patients"],
             }

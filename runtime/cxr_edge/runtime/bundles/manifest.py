@@ -23,6 +23,10 @@ READABLE = (1, SCHEMA_VERSION)
 MANIFEST = "manifest.json"
 #: File with the signature of a signed bundle.
 SIGNATURE = "model.sig"
+#: File with the model card, for readers.
+CARD = "MODEL_CARD.md"
+#: Key of the hashes of the training images in `training.data`.
+CONTENTS = "contents"
 #: Maximum size of a manifest in bytes; usually it has 5,000.
 LARGEST_MANIFEST = 1_000_000
 REMEDY = "copy the whole bundle again, or export it again"

@@ -74,7 +74,7 @@ def write_batch(
                 journal.append(row, stamps[row["path"]])
             failed = _write_result(journal.rows(images), output, format)
             record = asdict(facts) | {"result": output.name, "format": format, "rows": len(images), "failed": failed}
-            write_atomically(_facts_path(output), json.dumps(record, indent=2) + "\n")
+            write_atomically(facts_path(output), json.dumps(record, indent=2) + "\n")
         journal.delete()
     return failed
 
@@ -124,7 +124,7 @@ def _write_result(rows: Iterable[Row], output: Path, format: str) -> int:
             yield row
 
     # The facts of an earlier result must not remain beside this one.
-    _facts_path(output).unlink(missing_ok=True)
+    facts_path(output).unlink(missing_ok=True)
     with open_atomically(output, sync=True) as stream:
         # File names need not be UTF-8; surrogateescape writes them unchanged.
         text = TextIOWrapper(stream, "utf-8", "surrogateescape", newline="")
@@ -133,7 +133,8 @@ def _write_result(rows: Iterable[Row], output: Path, format: str) -> int:
     return failed
 
 
-def _facts_path(output: Path) -> Path:
+def facts_path(output: Path) -> Path:
+    """The file that records which model made the rows of an output file."""
     return output.with_name(f"{output.name}.run.json")
 
 

@@ -26,7 +26,8 @@ from cxr_edge.runtime.errors import (
 
 if TYPE_CHECKING:
     from cxr_edge.runtime.imaging.image import ImageSource
-    from cxr_edge.runtime.predictor import Explanation, Predictor
+    from cxr_edge.runtime.prediction import Explanation
+    from cxr_edge.runtime.predictor import Predictor
 
 F = TypeVar("F", bound=Callable[..., Any])
 STDIN = "-"
@@ -34,8 +35,8 @@ STDIN = "-"
 LONG_BATCH = 50
 
 
-def choice_options(function: F) -> F:
-    """Add the options that choose a model, a file, a threshold and the images that are accepted."""
+def model_options(function: F) -> F:
+    """Add the options that choose a model, an engine and a threshold."""
     for option in (
         trusted_option,
         click.option(
@@ -76,17 +77,15 @@ def choice_options(function: F) -> F:
     return function
 
 
-def model_options(function: F) -> F:
-    """Add the options that choose a model, an engine and a threshold."""
-    threads = click.option(
-        "--threads", type=click.IntRange(1), help="CPU threads of the engine.  [default: number of cores, up to 4]"
-    )
-    return choice_options(threads(function))
+threads_option = click.option(
+    "--threads", type=click.IntRange(1), help="CPU threads of the engine.  [default: number of cores, up to 4]"
+)
 
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="IMAGE|DIR|-...")
 @model_options
+@threads_option
 @click.option("-o", "--output", "target", type=click.Path(), metavar="FILE", help="Write the result to this file.")
 @click.option(
     "--format",
@@ -125,6 +124,7 @@ def predict(sources: Sequence[str], target: str | None, format: str | None, **mo
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="IMAGE|DIR|-...")
 @model_options
+@threads_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the pictures.")
 @click.option(
     "--method",

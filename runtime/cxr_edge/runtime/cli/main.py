@@ -37,6 +37,7 @@ ORDER = (
     "verify",
     "predict",
     "explain",
+    "serve",
     "calibrate",
     "monitor",
     "score",

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from cxr_edge.runtime.bundles.bundle import MANIFEST, PARITY, Bundle, Manifest, OperatingPoint, SiteCalibration
-from cxr_edge.runtime.bundles.manifest import SCHEMA_VERSION, SIGNATURE, SITE
+from cxr_edge.runtime.bundles.manifest import CARD, SCHEMA_VERSION, SIGNATURE, SITE
 from cxr_edge.runtime.errors import UsageError
 from cxr_edge.runtime.files import naming
 
 #: The result of `verify` and the signature hold for the old thresholds only.
 LEFT_OUT = (PARITY, SIGNATURE, "*.partial")
-CARD, HEADING = "MODEL_CARD.md", "\n## Calibrated at a site\n"
+HEADING = "\n## Calibrated at a site\n"
 
 
 def check_target(bundle: Path, target: Path) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.common.dataset import CONTENTS, has_content
+from cxr_edge.common.dataset import has_content
 from cxr_edge.runtime.bundles.bundle import Manifest
+from cxr_edge.runtime.bundles.manifest import CONTENTS
 from cxr_edge.runtime.errors import BundleError, CalibrationError, DataError, ImageError
 from cxr_edge.runtime.imaging.folders import find_images
 from cxr_edge.runtime.predictor import Predictor

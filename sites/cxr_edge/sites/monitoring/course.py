@@ -9,7 +9,7 @@ from typing import Any
 
 from cxr_edge.common.drift import Limits
 from cxr_edge.runtime.bundles.bundle import Bundle
-from cxr_edge.sites.monitoring.decisions import FACTS, Decisions, read_decisions
+from cxr_edge.sites.monitoring.decisions import Decisions, read_decisions
 from cxr_edge.sites.monitoring.monitor import FALSE_ALARMS, Result, compare, reference_in
 from cxr_edge.sites.monitoring.windows import SMALLEST, by_count, by_day
 
@@ -78,7 +78,7 @@ def _notes(decisions: Decisions, left: int) -> list[str]:
         notes.append(f"{left} rows at the end are fewer than {SMALLEST} and were not compared; they wait for more.")
     if not decisions.checked:
         notes.append(
-            f"The model could not be checked by its sha256: FILE{FACTS} of `predict -o` is missing. Temperature and "
+            "The model could not be checked by its sha256: FILE.run.json of `predict -o` is missing. Temperature and "
             "threshold of the rows are those of the bundle."
         )
     return notes

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from cxr_edge.common.reference import Measured
 from cxr_edge.runtime.bundles.bundle import Bundle, Manifest
+from cxr_edge.runtime.cli.batch import facts_path
 from cxr_edge.runtime.errors import DataError
 
-#: Suffix of the file in which `predict -o` records which model made the rows.
-FACTS = ".run.json"
 #: Largest difference between a threshold in a row and in the bundle.
 ROUNDED = 1e-6
 #: Largest difference of a row's probability from that of its logit in this bundle. Int8 files round both.
@@ -113,7 +113,7 @@ def measured(rows: Iterable[Decision]) -> Measured:
 
 def _check_model(file: Path, bundle: Bundle) -> bool:
     """Compare the sha256 that `predict -o` recorded with the bundle; return whether there was one."""
-    path = file.with_name(file.name + FACTS)
+    path = facts_path(file)
     if not path.is_file():
         return False
     try:
@@ -140,7 +140,7 @@ def _check_row(row: Mapping[str, Any], where: str, manifest: Manifest) -> None:
             f"{where}: found the operating point {name} at {threshold:.6f}, expected one of: {points}; name the bundle "
             "that made these decisions with -m"
         )
-    expected = 1 / (1 + math.exp(-max(-500.0, min(500.0, float(row["logit"]) / manifest.temperature))))
+    expected = float(expit(float(row["logit"]) / manifest.temperature))
     if abs(float(row["probability"]) - expected) > SAME_MODEL:
         raise DataError(
             f"{where}: found the probability {float(row['probability']):.4f}, expected {expected:.4f} for its logit "

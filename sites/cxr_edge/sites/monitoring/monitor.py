@@ -8,7 +8,7 @@ sensitive as its first. So not the number of false alarms is bounded, but their 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,12 +16,12 @@ import numpy as np
 
 from cxr_edge.common import drift
 from cxr_edge.common.drift import COVERAGE, Distance, Limits
+from cxr_edge.common.reference import LEVELS, Measured
 from cxr_edge.runtime.bundles.bundle import Bundle, Reference
 from cxr_edge.runtime.errors import BundleError
 from cxr_edge.sites.monitoring.decisions import Decision, measured
 
 if TYPE_CHECKING:
-    from cxr_edge.common.reference import Measured
     from cxr_edge.sites.monitoring.windows import Window
 
 #: Largest share of windows from the reference that raise an alarm, whatever the number of tests.
@@ -132,6 +132,17 @@ def compare(windows: Sequence[Window], bundle: Bundle, limits: Limits = (0.0, 1.
 def p_values(window: Measured, novelty_threshold: float, reference: Reference, limits: Limits) -> dict[str, float]:
     """The p-value of each test that window and reference allow."""
     share, found = drift.distances(window, reference, limits)
+    return _p_values(window, novelty_threshold, reference, limits, share, found)
+
+
+def _p_values(
+    window: Measured,
+    novelty_threshold: float,
+    reference: Reference,
+    limits: Limits,
+    share: float,
+    found: Mapping[str, Distance],
+) -> dict[str, float]:
     size = len(window.logit)
     values = {name: drift.p_value(each.ks, name, size, share, reference, limits) for name, each in found.items()}
     novel = int(np.sum(window.novelty > novelty_threshold))
@@ -146,7 +157,7 @@ def _compare(window: Window, bundle: Bundle, limits: Limits, before: tuple[int, 
     manifest, reference = bundle.manifest, reference_in(bundle)
     numbers, rows = measured(window.rows), window.rows
     share, found = drift.distances(numbers, reference, limits)
-    values = p_values(numbers, manifest.novelty_threshold, reference, limits)
+    values = _p_values(numbers, manifest.novelty_threshold, reference, limits, share, found)
     level = FALSE_ALARMS / len(values)
     novel = [row for row in rows if row.novelty > manifest.novelty_threshold]
     positive = sum(row.label == manifest.classes[1] for row in rows)
@@ -215,6 +226,6 @@ def _conspicuous(test: str, row: Decision, reference: Reference) -> float:
 
 def _tail(value: float, quantiles: tuple[float, ...]) -> float:
     """Share of the reference beyond a value, on the nearer side: 0.5 in the middle, 0 outside; less further outside."""
-    below = float(np.interp(value, quantiles, np.linspace(0, 1, len(quantiles))))
+    below = float(np.interp(value, quantiles, LEVELS))
     outside = max(quantiles[0] - value, value - quantiles[-1], 0.0)
     return min(below, 1 - below) - outside

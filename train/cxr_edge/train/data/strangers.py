@@ -11,7 +11,7 @@ from typing import Any
 from cxr_edge.common.dataset import LabelledImage, Pixels, read_pixels
 from cxr_edge.runtime.errors import DataError
 from cxr_edge.runtime.imaging.folders import find_images
-from cxr_edge.runtime.predictor import UNKNOWN
+from cxr_edge.runtime.prediction import UNKNOWN
 from cxr_edge.train.data.outliers import KINDS
 
 #: Smallest number of images of a kind. A direction that is fitted to fewer does not hold for others.

@@ -16,7 +16,8 @@ SHARE = 0.5
 def augmentation(seed: int, crop_area: float = 1.0) -> keras.Sequential:
     """Random equalisation, crop, position, frame, resizing kernel, tone curve, exposure, contrast by scale and noise.
 
-    Each is applied to `SHARE` of the images. There is no flip, because the heart is on the left.
+    Each is applied to `SHARE` of the images, local equalisation to half of that. There is no flip, because the heart is
+    on the left.
 
     Parameters
     ----------
@@ -40,9 +41,12 @@ def augmentation(seed: int, crop_area: float = 1.0) -> keras.Sequential:
         RandomNoise(15.0, seed=seed + 7),
     )
     # Equalisation comes first: the black surroundings of a moved image must not count in its histogram.
-    equalised = OnRadiograph(Sometimes(RandomEqualise(seed=seed + 8), SHARE, seed=seed + 9))
+    equalised = (
+        OnRadiograph(Sometimes(RandomEqualise(seed=seed + 8), SHARE, seed=seed + 9)),
+        OnRadiograph(Sometimes(RandomLocalEqualise((1.5, 5.0), seed=seed + 15), SHARE / 2, seed=seed + 16)),
+    )
     changed = [OnRadiograph(Sometimes(tone, SHARE, seed=seed + 10 + row)) for row, tone in enumerate(tones)]
-    return keras.Sequential([equalised, *moves, *changed], name="augmentation")
+    return keras.Sequential([*equalised, *moves, *changed], name="augmentation")
 
 
 def unchanged() -> keras.Sequential:
@@ -212,6 +216,46 @@ class RandomEqualise(RandomChange):
         return images + self._draw((shape[0], 1, 1, 1)) * (equalised - images)
 
 
+class RandomLocalEqualise(RandomChange):
+    """Equalise each image locally with a random limit of contrast, as another vendor does (CLAHE, Zuiderveld 1994).
+
+    Parameters
+    ----------
+    limits
+        Range of the clip limit, drawn log-uniformly: the largest share of a tile's pixels in one interval of gray
+        levels, as a multiple of its mean share.
+    tiles
+        Number of tiles along each side.
+    intervals
+        Number of intervals of gray levels. OpenCV has 256.
+    """
+
+    def __init__(self, limits: tuple[float, float], tiles: int = 8, intervals: int = 16, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._limits, self._tiles, self._intervals = tuple(limits), tiles, intervals
+
+    def _change(self, images: Any) -> Any:
+        count, height, width, _ = ops.shape(images)
+        gray = images * (self._intervals / 255)
+
+        def share_up_to(level: int) -> Any:
+            return _tile_means(ops.cast(gray <= level, images.dtype), self._tiles)
+
+        below = ops.concatenate([share_up_to(level) for level in range(1, self._intervals + 1)], axis=-1)
+        shares = ops.concatenate([below[..., :1], below[..., 1:] - below[..., :-1]], axis=-1)
+        limit = ops.exp(self._draw((count, 1, 1, 1), *map(math.log, self._limits))) / self._intervals
+        clipped = ops.minimum(shares, limit)
+        clipped = clipped + (1 - ops.sum(clipped, axis=-1, keepdims=True)) / self._intervals
+        # Each pixel takes the value of its level, interpolated between levels and between the four nearest tiles.
+        curves = 255 * ops.cumsum(clipped, axis=-1)
+        values = (
+            ops.relu(1 - ops.abs(gray - level))
+            * ops.image.resize(curves[..., level - 1 : level], (height, width), interpolation="bilinear")
+            for level in range(1, self._intervals + 1)
+        )
+        return sum(values)
+
+
 class RandomGamma(RandomChange):
     """Raise each image's brightness, as a share of 255, to a random power: another film or detector curve.
 
@@ -351,14 +395,19 @@ class RandomBands(RandomChange):
     def _change(self, images: Any) -> Any:
         count, height, width, _ = ops.shape(images)
         mean = ops.mean(images, axis=(1, 2), keepdims=True)
-        cell = (height // 8, width // 8)
-        cells = ops.average_pool(images, cell, strides=cell, padding="valid")  # Keras' default strides fail on JAX
-        shading = ops.image.resize(cells, (height, width), interpolation="bilinear")
+        shading = ops.image.resize(_tile_means(images, 8), (height, width), interpolation="bilinear")
         smooth = ops.average_pool(images, 3, strides=1, padding="same")
         bands = (shading - mean, smooth - shading, images - smooth)
         for band, (low, high) in zip(bands, self._gains.values(), strict=True):
             mean = mean + ops.exp(self._draw((count, 1, 1, 1), math.log(low), math.log(high))) * band
         return ops.clip(mean, 0, 255)
+
+
+def _tile_means(images: Any, tiles: int) -> Any:
+    """Mean of each tile: (N, H, W, C) -> (N, tiles, tiles, C)."""
+    _, height, width, _ = ops.shape(images)
+    cell = (height // tiles, width // tiles)
+    return ops.average_pool(images, cell, strides=cell, padding="valid")  # Keras' default strides fail on JAX
 
 
 class PairMix(layers.Layer):

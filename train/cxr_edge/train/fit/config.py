@@ -28,6 +28,7 @@ class TrainConfig:
     border_crop: float = 0.0
     augment: bool = True
     crop_area: float = 1.0
+    smooth: bool = False
     lungs: bool = False
     evidence_weight: float = 1.0
     epochs: int = 12
@@ -50,7 +51,7 @@ class TrainConfig:
         """Build the network, by default with random weights."""
         from cxr_edge.train.fit import models
 
-        return models.build(self.arch, weights, self.size, self.alpha, self.border_crop, self.lungs)
+        return models.build(self.arch, weights, self.size, self.alpha, self.border_crop, self.lungs, self.smooth)
 
 
 @dataclass(frozen=True)

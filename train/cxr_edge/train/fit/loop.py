@@ -171,14 +171,14 @@ def fitted_model(
 
 
 def set_trainable(network: keras.Model, *, head_only: bool, norms: bool) -> None:
-    """Train the head only, or everything except the pretrained batch norms.
+    """Train the head only, or everything except the pretrained batch norms and the fixed filter of the input.
 
     Small batches would spoil the statistics of a pretrained batch norm. `norms` is True from scratch: they are trained.
     """
     for layer in network.layers:
         is_norm = isinstance(layer, keras.layers.BatchNormalization)
         is_head = layer.name in ("hidden", "logit") or layer.name.startswith("lungs")
-        layer.trainable = is_head if head_only else norms or not is_norm
+        layer.trainable = is_head if head_only else layer.name != "smooth" and (norms or not is_norm)
 
 
 class HardLabelAUC(keras.metrics.AUC):

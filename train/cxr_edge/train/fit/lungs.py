@@ -12,7 +12,7 @@ from keras import layers, ops
 from cxr_edge.runtime.bundles.bundle import HeatmapGeometry
 from cxr_edge.runtime.explanation.gradcam import interpolation
 
-#: Weight of the cross-entropy of the lungs, beside 1 for that of the decision.
+#: Weight of the loss of the lungs, beside 1 for that of the decision.
 LUNG_WEIGHT = 1.0
 #: Evidence (logit) at which half of the penalty applies. A heatmap with little evidence says little about its place.
 LITTLE_EVIDENCE = 0.5
@@ -21,9 +21,10 @@ LITTLE_EVIDENCE = 0.5
 class LungTask(layers.Layer):
     """Adds two losses for the radiographs that have a mask.
 
-    The first is the cross-entropy of the lungs found. The second is the share of the heatmap's evidence that lies
-    outside the lungs. Grad-CAM has a closed form here (see `cxr_edge.export.conversion.graph`), so
-    the penalty is an ordinary term of the loss ("right for the right reasons", Ross et al. 2017).
+    The first is the cross-entropy of the lungs found, and one minus their Dice coefficient. The second is the share of
+    the heatmap's evidence that lies outside the lungs. Grad-CAM has a closed form here (see
+    `cxr_edge.export.conversion.graph`), so the penalty is an ordinary term of the loss ("right for the right reasons",
+    Ross et al. 2017).
 
     Parameters
     ----------
@@ -68,11 +69,18 @@ class LungTask(layers.Layer):
 
     @staticmethod
     def _lung_loss(lungs: Any, mask: Any) -> Any:
-        """Cross-entropy of each image: (N,). The target is the share of each cell that the lungs cover."""
+        """Cross-entropy and 1 - Dice of each image: (N,). The target is the share of each cell that the lungs cover.
+
+        The Dice coefficient has squares in its denominator (Milletari et al. 2016), so that shares between 0 and 1 fit
+        best as they are.
+        """
         cell = (mask.shape[1] // lungs.shape[1], mask.shape[2] // lungs.shape[2])
         target = ops.average_pool(mask, cell, strides=cell, padding="valid")
-        each = ops.binary_crossentropy(target, ops.cast(lungs, "float32"), from_logits=True)
-        return ops.mean(each, axis=(1, 2, 3))
+        logits = ops.cast(lungs, "float32")
+        cross_entropy = ops.mean(ops.binary_crossentropy(target, logits, from_logits=True), axis=(1, 2, 3))
+        found = ops.sigmoid(logits)
+        both = ops.sum(ops.square(found) + ops.square(target), axis=(1, 2, 3))
+        return cross_entropy + 1 - (2 * ops.sum(found * target, axis=(1, 2, 3)) + 1) / (both + 1)
 
     def _outside(self, features: Any, active: Any, masks: Any) -> Any:
         """Share of each heatmap's evidence that lies outside the lungs: (N,) in [0, 1)."""

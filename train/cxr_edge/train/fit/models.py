@@ -35,8 +35,9 @@ DECODER_CHANNELS = 32
 
 
 def build(
-    arch: str, weights: str, size: int = 224, alpha: float = 1.0, border_crop: float = 0.0, lungs: bool = False
-) -> keras.Model:
+    arch: str, weights: str, size: int = 224, alpha: float = 1.0, border_crop: float = 0.0, lungs: bool = False,
+    smooth: bool = False,
+) -> keras.Model:  # fmt: skip
     """Build a classifier.
 
     Parameters
@@ -55,6 +56,8 @@ def build(
         graph, so every exported file does it, and the input is always a whole radiograph.
     lungs
         Whether the network also finds the lungs.
+    smooth
+        Whether the network smooths its input (`_smooth`).
 
     Returns
     -------
@@ -80,6 +83,7 @@ def build(
         raise UsageError("--border-crop: lung masks do not fit a cropped image; leave --masks or --border-crop out")
     image = keras.Input((size, size, 1), name="image")
     seen = _crop(image, round(border_crop * size)) if border_crop else image
+    seen = _smooth(seen) if smooth else seen
     body = _cnn(seen) if arch == "cnn" else _application(arch, seen, alpha)
     backbone = keras.Model(image, body)
     if weights != "none":
@@ -115,6 +119,24 @@ def _crop(image: Any, pixels: int) -> Any:
     # Both in float32, because half precision would round pixels.
     inner = keras.layers.Cropping2D(pixels, name="crop", dtype="float32")(image)
     return keras.layers.Resizing(size, size, "bilinear", name="enlarge", dtype="float32")(inner)
+
+
+def _smooth(image: Any) -> Any:
+    """Remove the finest structure with a fixed binomial filter of 5×5 pixels.
+
+    Programs that make radiographs smaller leave different amounts of it, and the stride of the first convolution
+    aliases it (Zhang 2019, "Making convolutional networks shift-invariant again").
+    """
+    import keras
+    import numpy as np
+
+    filtered = keras.layers.DepthwiseConv2D(
+        5, padding="same", use_bias=False, trainable=False, name="smooth", dtype="float32"
+    )
+    smoothed = filtered(image)
+    row = np.array([1, 4, 6, 4, 1]) / 16
+    filtered.set_weights([np.outer(row, row)[..., np.newaxis, np.newaxis]])
+    return smoothed
 
 
 def _application(arch: str, image: Any, alpha: float) -> Any:

@@ -10,7 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from cxr_edge.common.dataset import CLASSES, CONTENTS, LabelledImage, contents, fingerprint, read_dataset
+from cxr_edge.common.dataset import CLASSES, LabelledImage, contents, fingerprint, read_dataset
+from cxr_edge.runtime.bundles.manifest import CONTENTS
 from cxr_edge.runtime.errors import CxrEdgeError, UsageError
 from cxr_edge.train.data.masks import find_masks
 from cxr_edge.train.data.patients import split_by_blocks

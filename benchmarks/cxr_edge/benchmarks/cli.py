@@ -37,13 +37,19 @@ from cxr_edge.runtime.files import write_atomically
     "baseline_file",
     type=click.Path(path_type=Path),
     metavar="BENCH.json",
-    help="Record of an earlier bench -o on a similar machine: fail if a file is slower now.",
+    help="Record of an earlier bench -o: fail if a file is slower now. Its bundle runs again, in turns with yours, if "
+    "it is still where it was.",
+)
+@click.option(
+    "--against",
+    metavar="OTHER",
+    help="Only compare, in turns, with a bundle or with a git revision of this project: fail if a file is slower.",
 )
 @click.option(
     "--max-slowdown",
-    type=click.FloatRange(1),
-    default=1.25,
-    help="Fail if a time, beyond noise, is more than this many times that of --baseline.",
+    type=click.FloatRange(1, min_open=True),
+    show_default="1.05 in turns, 1.25 against absolute figures",
+    help="Fail if a time is certainly more than this many times the other one.",
 )
 @click.option(
     "--budget",
@@ -58,7 +64,8 @@ def bench(
     images: Path,
     bundle: Path | None,
     baseline_file: Path | None,
-    max_slowdown: float,
+    against: str | None,
+    max_slowdown: float | None,
     budget_file: Path | None,
     output: Path | None,
     format: str,
@@ -67,13 +74,15 @@ def bench(
     """Measure each file of a bundle on radiographs: time of each stage, cold start, memory, size.
 
     All files take turns on the same images in one process, so that their ratios are valid on a busy machine. With
-    --baseline or --budget, exit 1 if a file exceeds a limit or was not measured.
+    --baseline, --against or --budget, exit 1 if a file exceeds a limit or was not measured.
 
     \b
       cxr-edge bench folder -m bundle
       cxr-edge bench folder -m bundle --keras runs/first -o bench.json
       cxr-edge bench folder -m bundle --baseline bench.json --max-slowdown 1.5
       cxr-edge bench folder -m bundle --budget budget.toml
+      cxr-edge bench folder -m bundle --against other-bundle
+      cxr-edge bench folder --against main
 
     \b
     An example of budget.toml; the limits of a file override those of all:
@@ -90,29 +99,30 @@ def bench(
 
     from cxr_edge.common.backend import import_keras_quietly
     from cxr_edge.runtime.imaging.folders import find_images
-    from cxr_edge.runtime.predictor import packaged_model
 
     found = find_images(images) if images.is_dir() else [images]
     if not found:
         raise ImageError(f"{images}: no image files in this folder")
     if options["run"]:
         import_keras_quietly()
-    from cxr_edge.benchmarks.regression import Limits
+    from cxr_edge.benchmarks.checked import compared, measured
     from cxr_edge.benchmarks.report import print_benchmark, print_checks
-    from cxr_edge.benchmarks.suite import Options, benchmark
+    from cxr_edge.benchmarks.suite import Options
     from cxr_edge.common.progress import stages, table_console
 
-    limits = Limits.read(baseline_file, max_slowdown, budget_file)
+    chosen = Options(**options)
     with stages() as progress:
-        record = benchmark(bundle or packaged_model(), found, Options(**options), progress)
-    checks = limits.check(record)
+        if against:
+            record, checks = compared(against, bundle, found, chosen, max_slowdown, progress)
+        else:
+            record, checks = measured(bundle, found, chosen, baseline_file, max_slowdown, budget_file, progress)
     record["checks"] = [asdict(check) for check in checks]
     if output:
         write_atomically(output, json.dumps(record, indent=2) + "\n")
     console = table_console(stderr=format == "json")
     if format == "json":
         emit(record, format)
-    else:
+    elif not against:
         print_benchmark(record, console)
     print_checks(checks, console)
     if not all(check.passed for check in checks):

@@ -41,7 +41,8 @@ def print_checks(checks: Sequence[Check], console: Console) -> None:
     """Print each slowdown, each limit that is not met, and the number of limits."""
     for check in checks:
         if check.interval or not check.passed:
-            console.print(f"{'held' if check.passed else 'FAILED'}: {check}", highlight=False, soft_wrap=True)
+            verdict = check.in_turns.verdict if check.in_turns and check.passed else "held"
+            console.print(f"{verdict if check.passed else 'FAILED'}: {check}", highlight=False, soft_wrap=True)
     if checks:
         failed = sum(not check.passed for check in checks)
         console.print(f"{len(checks)} limits of baseline and budget, {failed} failed", highlight=False)

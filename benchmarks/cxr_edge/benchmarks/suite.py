@@ -16,6 +16,7 @@ from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from cxr_edge.benchmarks.compare.sides import revision_of_code
 from cxr_edge.benchmarks.heatmap_cost import heatmap_cost, without_heatmap
 from cxr_edge.benchmarks.latency import STAGES, WARM_UP, Latency, measure, open_files, sample
 from cxr_edge.benchmarks.process import cold_start
@@ -52,7 +53,7 @@ def benchmark(path: Path, images: Sequence[Path], options: Options, progress: Pr
     bundle = Bundle.open(path)
     predictors, passed_over = open_files(bundle, options.engine, options.threads)
     with _bar(progress, "latency", options.samples + WARM_UP) as tick:
-        latencies = measure(predictors, images, options.samples, tick)
+        latencies, control = measure(predictors, images, options.samples, tick)
     rows = [_latency_row(latency, latencies[0]) for latency in latencies]
     for index, (row, file) in enumerate(zip(rows, (latency.file for latency in latencies), strict=True)):
         if options.cold:
@@ -66,7 +67,13 @@ def benchmark(path: Path, images: Sequence[Path], options: Options, progress: Pr
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": machine(),
         "options": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(options).items()},
+        "revision": revision_of_code(),
+        "bundle": {
+            "folder": str(bundle.folder.resolve()),
+            "sha256": {file.path: file.sha256 for file in bundle.manifest.files},
+        },
         "images": len(images),
+        "control_ms": control,
         "files": rows,
         "passed_over": passed_over,
     }

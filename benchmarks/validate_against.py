@@ -1,4 +1,4 @@
-"""Validate `bench --against`: does it alarm without a reason, and does it catch a slow-down?
+"""Validate `bench --against`: it must not alarm without a reason, and must catch a slow-down.
 
     python benchmarks/validate_against.py radiographs --repeats 20 --slowdown 1.10 --log validation.jsonl
 

@@ -21,7 +21,7 @@ def print_benchmark(record: Mapping[str, Any], console: Console) -> None:
     )
     table = Table(title=title, title_justify="left")
     table.add_column("file", no_wrap=True)
-    for column in (*STAGES, "vs first", "heatmap cost", "cold start", "peak RSS", "size"):
+    for column in (*STAGES, "vs first", "heatmap cost", "cold start", "peak RSS", "energy", "size"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in record["files"]:
         table.add_row(row["file"], *(_stage(row["stages_ms"][stage]) for stage in STAGES), *_others(row))
@@ -33,8 +33,26 @@ def print_benchmark(record: Mapping[str, Any], console: Console) -> None:
             f"{slower['ratio']:.0f} [{slower['low']:.0f}, {slower['high']:.0f}] times {record['keras']['file']}",
             highlight=False,
         )
+    _print_device(record["device"], console)
     for reason in record["passed_over"]:
         console.print(f"not measured: {reason}", highlight=False)
+
+
+def _print_device(device: Mapping[str, Any], console: Console) -> None:
+    """Print settings, range of the sensors and warnings; say what the system does not show."""
+    settings, sensors = device["settings"], device["measured"]["sensors"]
+    said = [f"{name.replace('_', ' ')}: {value}" for name, value in settings.items() if value not in (None, ())]
+    for kind in ("clock", "temperature"):
+        found = [s for s in sensors if s["kind"] == kind and "lowest" in s]
+        if found:
+            low, high = min(s["lowest"] for s in found), max(s["highest"] for s in found)
+            said.append(f"{kind} {low:.0f} to {high:.0f} {found[0]['unit']}")
+    missing = [kind for kind in ("clock", "temperature", "throttling") if kind not in {s["kind"] for s in sensors}]
+    missing += [] if {"power", "energy"} & {s["kind"] for s in sensors} else ["power"]
+    said += [f"the system shows no {', '.join(missing)}"] if missing else []
+    console.print("device: " + "; ".join(said), highlight=False, soft_wrap=True)
+    for warning in device["measured"]["warnings"]:
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
 
 
 def print_checks(checks: Sequence[Check], console: Console) -> None:
@@ -55,6 +73,7 @@ def _others(row: Mapping[str, Any]) -> list[str]:
         f"{cost['ratio'] - 1:+.1%} [{cost['low'] - 1:+.1%}, {cost['high'] - 1:+.1%}]" if cost else "-",
         f"{row['cold_start_s']:.2f} s" if "cold_start_s" in row else "-",
         f"{row['peak_rss_mb']:.0f} MB" if "peak_rss_mb" in row else "-",
+        f"{row['energy']['mj_per_decision']:.0f} mJ" if "energy" in row else "-",
         f"{row['bytes'] / 1e6:.2f} MB",
     ]
 

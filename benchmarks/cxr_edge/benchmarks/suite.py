@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
+from itertools import cycle
 from os import cpu_count
 from pathlib import Path
 from statistics import median
@@ -17,6 +18,10 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from cxr_edge.benchmarks.compare.sides import revision_of_code
+from cxr_edge.benchmarks.device.energy import energy_of
+from cxr_edge.benchmarks.device.meter import Meter, can_measure_energy
+from cxr_edge.benchmarks.device.sensors import find_sensors
+from cxr_edge.benchmarks.device.settings import read_settings
 from cxr_edge.benchmarks.heatmap_cost import heatmap_cost, without_heatmap
 from cxr_edge.benchmarks.latency import STAGES, WARM_UP, Latency, measure, open_files, sample
 from cxr_edge.benchmarks.process import cold_start
@@ -52,9 +57,14 @@ def benchmark(path: Path, images: Sequence[Path], options: Options, progress: Pr
     """Measure each file of a bundle that runs here; return the content of the JSON output, with raw samples."""
     bundle = Bundle.open(path)
     predictors, passed_over = open_files(bundle, options.engine, options.threads)
-    with _bar(progress, "latency", options.samples + WARM_UP) as tick:
+    sensors = find_sensors()
+    with _bar(progress, "latency", options.samples + WARM_UP) as tick, Meter(sensors) as course:
         latencies, control = measure(predictors, images, options.samples, tick)
     rows = [_latency_row(latency, latencies[0]) for latency in latencies]
+    if can_measure_energy(sensors):
+        for index, (row, predictor) in enumerate(zip(rows, predictors, strict=True)):
+            progress("energy", index, len(rows))
+            row["energy"] = asdict(energy_of(_decisions(predictor, images), sensors))
     for index, (row, file) in enumerate(zip(rows, (latency.file for latency in latencies), strict=True)):
         if options.cold:
             progress("cold start", index, len(rows))
@@ -74,6 +84,7 @@ def benchmark(path: Path, images: Sequence[Path], options: Options, progress: Pr
         },
         "images": len(images),
         "control_ms": control,
+        "device": {"settings": read_settings().to_dict(), "measured": course.to_dict()},
         "files": rows,
         "passed_over": passed_over,
     }
@@ -110,6 +121,16 @@ def _latency_row(latency: Latency, first: Latency) -> dict[str, Any]:
         "total_against_first": median_ratio(totals, first.samples_ms["total"]),
         "samples_ms": latency.samples_ms,
     }
+
+
+def _decisions(predictor: Predictor, images: Sequence[Path]) -> Callable[[], None]:
+    """A function that decides on one image after another."""
+    following = cycle(images)
+
+    def decide() -> None:
+        predictor.predict(next(following))
+
+    return decide
 
 
 def _cold_start(bundle: Path, file: ModelFile, image: Path, python: str | None) -> dict[str, Any]:

@@ -57,10 +57,10 @@ def pairs(here: Side, there: Side, engine: str) -> tuple[list[Pair], list[str]]:
 
 def against(
     here: Side, there: Side, files: Sequence[Pair], images: Sequence[Path], threads: int, limit: float,
-    progress: Progress, plan: Plan = PLAN,
+    progress: Progress, plan: Plan | None = None,
 ) -> list[Comparison]:  # fmt: skip
     """Compare each pair; repeat once with more blocks where the first run does not decide."""
-    return [_compare(here, there, pair, images, threads, limit, progress, plan) for pair in files]
+    return [_compare(here, there, pair, images, threads, limit, progress, plan or PLAN) for pair in files]
 
 
 def _compare(

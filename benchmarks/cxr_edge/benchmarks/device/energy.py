@@ -44,6 +44,7 @@ def energy_of(
     EngineError
         If a sensor of power vanished meanwhile.
     """
+    sensors = [sensor for sensor in sensors if sensor.kind in ("power", "energy")]
     with Meter(sensors) as at_rest:
         sleep(idle)
     with Meter(sensors) as at_work:

@@ -92,9 +92,17 @@ def test_a_revision_runs_its_own_code_and_model(images, short):
     assert not folder.exists()
 
 
+def test_a_checkout_runs_its_own_code(tmp_path):
+    with other_side(str(ROOT), packaged_model(), packaged=True) as there:
+        assert there.code == ROOT and there.bundle == ROOT / "runtime" / "cxr_edge" / "runtime" / "model"
+        assert ROOT / "runtime" in there.path
+
+
 @needs_repository
 def test_a_name_that_means_nothing_is_refused():
-    with pytest.raises(UsageError, match=r"no-such-thing: expected a bundle folder or a git revision .* found neither"):
+    with pytest.raises(
+        UsageError, match=r"no-such-thing: expected a bundle, a checkout or a git revision .* found none"
+    ):
         other_side("no-such-thing", packaged_model(), packaged=True).__enter__()
 
 

@@ -8,7 +8,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -56,27 +56,30 @@ class Side:
 
 @contextmanager
 def other_side(other: str, bundle: Path, packaged: bool) -> Iterator[Side]:
-    """Find what `--against` names: a bundle, else a git revision of this project.
+    """Find what `--against` names: a bundle or a checkout of this project, else a git revision of it.
 
     Parameters
     ----------
     bundle
-        The bundle that a revision runs, too, unless this is the packaged model: then it runs its own.
+        The bundle that other code runs, too, unless this is the packaged model: then it runs its own.
     packaged
         Whether `bundle` is the packaged model.
 
     Raises
     ------
     UsageError, BundleError
-        If it is neither a bundle nor a revision.
+        If it is none of them.
     """
+    if (Path(other) / PACKAGED.parent).is_dir():
+        folder = Path(other).resolve()
+        yield Side(other, _packaged_of(other, folder) if packaged else bundle.resolve(), folder)
+        return
     if Path(other).exists():
         _ = Bundle.open(Path(other))
         yield Side(other, Path(other).resolve())
         return
     with checkout(other) as folder:
-        side = Side(other, bundle.resolve(), folder)
-        yield replace(side, bundle=_packaged_of(other, folder)) if packaged else side
+        yield Side(other, _packaged_of(other, folder) if packaged else bundle.resolve(), folder)
 
 
 @contextmanager
@@ -109,7 +112,7 @@ def _commit(revision: str) -> str:
         return _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}").decode().strip()
     except UsageError as error:
         raise UsageError(
-            f"{revision}: expected a bundle folder or a git revision of this project, found neither ({error}); "
+            f"{revision}: expected a bundle, a checkout or a git revision of this project, found none ({error}); "
             "check the path, or `git fetch` the revision"
         ) from error
 

@@ -16,12 +16,13 @@ def print_benchmark(record: Mapping[str, Any], console: Console) -> None:
     """Print the table of files and, if it was measured, the comparison with Keras."""
     options, machine = record["options"], record["machine"]
     title = (
-        f"{machine['processor']}, {machine['cores']} cores; {options['threads']} thread(s), {options['samples']} "
+        f"{machine['processor']} ({', '.join(machine['features'])}), {machine['cores']} cores; "
+        f"{options['threads']} thread(s), {options['samples']} "
         f"samples in turns; milliseconds, median [95th percentile]"
     )
     table = Table(title=title, title_justify="left")
     table.add_column("file", no_wrap=True)
-    for column in (*STAGES, "vs first", "heatmap cost", "cold start", "peak RSS", "energy", "size"):
+    for column in (*STAGES, "vs first", "of limit", "heatmap cost", "cold start", "peak RSS", "energy", "size"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in record["files"]:
         table.add_row(row["file"], *(_stage(row["stages_ms"][stage]) for stage in STAGES), *_others(row))
@@ -33,9 +34,24 @@ def print_benchmark(record: Mapping[str, Any], console: Console) -> None:
             f"{slower['ratio']:.0f} [{slower['low']:.0f}, {slower['high']:.0f}] times {record['keras']['file']}",
             highlight=False,
         )
+    _print_limit(record["limit"], console)
     _print_device(record["device"], console)
     for reason in record["passed_over"]:
         console.print(f"not measured: {reason}", highlight=False)
+
+
+def _print_limit(limit: Mapping[str, Any] | None, console: Console) -> None:
+    """Print what the column `of limit` refers to."""
+    if limit is None:
+        console.print("no limit: the bundle has no fp32 ONNX file, from which the work is counted", highlight=False)
+        return
+    decode = "" if limit["decode_ms"] is None else f"; floor of decoding (entropy decoder) {limit['decode_ms']:.2f} ms"
+    console.print(
+        f"limit of the network: {limit['fp32']:.0f}·10⁹ multiply-accumulates per second in fp32 ({limit['fp32_by']}), "
+        f"{limit['int8']:.0f}·10⁹ in int8 ({limit['int8_by']}), {limit['bandwidth']:.0f} GB/s{decode}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _print_device(device: Mapping[str, Any], console: Console) -> None:
@@ -70,6 +86,7 @@ def _others(row: Mapping[str, Any]) -> list[str]:
     ratio, cost = row["total_against_first"], row.get("heatmap_cost")
     return [
         f"×{ratio['ratio']:.2f}",
+        f"{row['limit']['share']:.0%}" if "limit" in row else "-",
         f"{cost['ratio'] - 1:+.1%} [{cost['low'] - 1:+.1%}, {cost['high'] - 1:+.1%}]" if cost else "-",
         f"{row['cold_start_s']:.2f} s" if "cold_start_s" in row else "-",
         f"{row['peak_rss_mb']:.0f} MB" if "peak_rss_mb" in row else "-",

@@ -129,4 +129,5 @@ def _operator(
         return Operator(name, kind, median(times))
     size = 1 if precision == "int8" else 4
     least = 1e3 * least_seconds(work, precision, peaks)
+    kind = work.operator if kind == "Conv" else kind  # ONNX Runtime does not tell depthwise convolutions apart
     return Operator(work.name, kind, median(times), least, work.macs, work.macs / work.bytes(size))

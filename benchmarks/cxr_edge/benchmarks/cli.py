@@ -57,6 +57,13 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Only profile: time by operator, with pictures in this folder.",
 )
+@click.option(
+    "--scale",
+    "scale_folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Only measure how times grow with images, threads, batch, original, input and width; picture in this folder.",
+)
 @click.option("--load", is_flag=True, help="Only run MLPerf's scenarios: single stream, offline, server.")
 @click.option(
     "--seconds", type=click.FloatRange(1), default=60, help="Shortest duration of a scenario; the rules demand 600."
@@ -83,6 +90,7 @@ def bench(
     against: str | None,
     peers: bool,
     profile_folder: Path | None,
+    scale_folder: Path | None,
     load: bool,
     seconds: float,
     max_slowdown: float | None,
@@ -132,6 +140,7 @@ def bench(
 
     chosen, folder = Options(**options), bundle or packaged_model()
     wanted = {"--against": against, "--peers": peers, "--profile": profile_folder, "--load": load}
+    wanted["--scale"] = scale_folder
     if len(named := [name for name, value in wanted.items() if value]) > 1:
         raise UsageError(f"found {' and '.join(named)}, expected at most one of them; run `bench` once for each")
     checks: list[Check] = []
@@ -142,6 +151,8 @@ def bench(
             record = modes.peers(folder, found, chosen, progress)
         elif profile_folder:
             record = modes.profile(folder, found, chosen, profile_folder, progress)
+        elif scale_folder:
+            record = modes.scale(folder, found, chosen, scale_folder, progress)
         elif load:
             record = modes.load(folder, found, chosen, seconds, progress)
         else:

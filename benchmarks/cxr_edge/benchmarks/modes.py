@@ -19,6 +19,8 @@ from cxr_edge.runtime.files import write_atomically
 
 #: Latency bound (ms) of the server scenario, and its first rate as a share of the offline throughput.
 BOUND_MS, FIRST_RATE = 100.0, 0.5
+#: Largest number of images of the curve over images.
+LARGEST_COUNT = 10_000
 
 
 def peers(bundle: Path, images: Sequence[Path], options: Options, progress: Progress) -> dict[str, Any]:
@@ -92,3 +94,33 @@ def _record(kind: str, bundle: Path, content: dict[str, Any]) -> dict[str, Any]:
         "bundle": str(bundle),
     }
     return facts | content
+
+
+def scale(bundle: Path, images: Sequence[Path], options: Options, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Curves of the first file that runs here, with a picture in `folder`."""
+    from dataclasses import asdict
+
+    from cxr_edge.benchmarks.scale.curves import over_batch, over_images, over_networks, over_size, over_threads
+    from cxr_edge.benchmarks.scale.pictures import curves_picture
+
+    predictors, left_out = open_files(Bundle.open(bundle), options.engine, options.threads)
+    first = predictors[0]
+    parts = (
+        lambda: over_images(first, images, LARGEST_COUNT),
+        lambda: over_threads(bundle, first.file.engine, first.file.precision, images),
+        lambda: over_batch(first),
+        lambda: over_size(first, images[0]),
+    )
+    curves = []
+    for index, part in enumerate(parts):
+        curves.append(part())
+        progress("scale", index + 1, len(parts))
+    try:
+        curves += over_networks(options.threads)
+    except ImportError as error:
+        left_out.append(f"input and alpha: '{error.name}' is not installed; run: pip install 'cxr-edge[export]'")
+    folder.mkdir(parents=True, exist_ok=True)
+    title = f"{first.file.path}, {options.threads} thread(s), {machine()['processor']}"
+    write_atomically(folder / "scale.png", curves_picture(title, curves))
+    rows = [asdict(curve) | {"words": curve.words} for curve in curves]
+    return _record("scale", bundle, {"file": first.file.path, "curves": rows, "passed_over": left_out})

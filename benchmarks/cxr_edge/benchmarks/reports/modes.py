@@ -11,7 +11,9 @@ from rich.table import Table
 
 def print_mode(record: Mapping[str, Any], console: Console) -> None:
     """Print a record of `modes` by its kind."""
-    {"peers": _print_peers, "profile": _print_profile, "load": _print_load}[record["kind"]](record, console)
+    {"peers": _print_peers, "profile": _print_profile, "load": _print_load, "scale": _print_scale}[record["kind"]](
+        record, console
+    )
     for reason in record["passed_over"]:
         console.print(f"not measured: {reason}", highlight=False, soft_wrap=True)
 
@@ -72,6 +74,12 @@ def _print_profile(record: Mapping[str, Any], console: Console) -> None:
         console.print(table)
         causes = ", ".join(f"{row['kind']} {row['beyond_ms']:.2f} ms" for row in file["causes"])
         console.print(f"largest distances from the limit: {causes}", highlight=False, soft_wrap=True)
+
+
+def _print_scale(record: Mapping[str, Any], console: Console) -> None:
+    console.print(f"{_where(record)}; {record['file']}", highlight=False)
+    for curve in record["curves"]:
+        console.print(curve["words"], highlight=False, soft_wrap=True)
 
 
 def _print_load(record: Mapping[str, Any], console: Console) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -100,12 +100,12 @@ def scale(bundle: Path, images: Sequence[Path], options: Options, folder: Path, 
     """Curves of the first file that runs here, with a picture in `folder`."""
     from dataclasses import asdict
 
-    from cxr_edge.benchmarks.scale.curves import over_batch, over_images, over_networks, over_size, over_threads
+    from cxr_edge.benchmarks.scale.curves import Curve, over_batch, over_images, over_networks, over_size, over_threads
     from cxr_edge.benchmarks.scale.pictures import curves_picture
 
     predictors, left_out = open_files(Bundle.open(bundle), options.engine, options.threads)
     first = predictors[0]
-    parts = (
+    parts: tuple[Callable[[], Curve], ...] = (
         lambda: over_images(first, images, LARGEST_COUNT),
         lambda: over_threads(bundle, first.file.engine, first.file.precision, images),
         lambda: over_batch(first),

@@ -1,4 +1,4 @@
-"""Measurement of the curves. Each point is the quickest of some repeats, because other processes only lengthen times."""
+"""Measurement of the curves. Each point is the quickest of some repeats: other processes only lengthen times."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Curve:
             return f"{self.name}: constant at {first:.2f} ms per image"
         where = steps.index(max(steps))
         return (
-            f"{self.name}: {first:.2f} ms per image at {self.x[0]:g}, {last:.2f} at {self.x[-1]:g} (×{last / first:.2f}); "
-            f"the largest step is from {self.x[where]:g} to {self.x[where + 1]:g}"
+            f"{self.name}: {first:.2f} ms per image at {self.x[0]:g}, {last:.2f} at {self.x[-1]:g} "
+            f"(×{last / first:.2f}); the largest step is from {self.x[where]:g} to {self.x[where + 1]:g}"
         )
 
 

@@ -12,7 +12,7 @@ from cxr_edge.benchmarks.compare.against import Progress
 from cxr_edge.benchmarks.graph.limit import works_of
 from cxr_edge.benchmarks.graph.peaks import measure_peaks
 from cxr_edge.benchmarks.latency import open_files
-from cxr_edge.benchmarks.suite import SCHEMA_VERSION, Options, machine
+from cxr_edge.benchmarks.suite import SCHEMA_VERSION, Options, machine, megapixels
 from cxr_edge.runtime.bundles.bundle import Bundle
 from cxr_edge.runtime.errors import EngineError, MissingExtraError, UsageError
 from cxr_edge.runtime.files import write_atomically
@@ -33,7 +33,8 @@ def peers(bundle: Path, images: Sequence[Path], options: Options, progress: Prog
     from cxr_edge.common.backend import import_keras_quietly
 
     import_keras_quietly()
-    return _record("peers", bundle, contest(bundle, options.run, images, options.engine, options.threads, progress))
+    found = contest(bundle, options.run, images, options.engine, options.threads, progress)
+    return _record("peers", bundle, found | {"megapixels": megapixels(images)})
 
 
 def profile(bundle: Path, images: Sequence[Path], options: Options, folder: Path, progress: Progress) -> dict[str, Any]:

@@ -30,12 +30,15 @@ from cxr_edge.benchmarks.process import cold_start
 from cxr_edge.benchmarks.statistics import median_ratio, percentiles
 from cxr_edge.common.dataset import LabelledImage, read_pixels
 from cxr_edge.runtime.bundles.bundle import Bundle, ModelFile
+from cxr_edge.runtime.imaging.image import read_image
 from cxr_edge.runtime.predictor import Predictor
 
 if TYPE_CHECKING:
     from cxr_edge.benchmarks.peers.keras import Peer
 
 SCHEMA_VERSION = 1
+#: Number of images whose size is read.
+MOST_SIZES = 100
 #: Features of processors on which the speed of networks depends: vectors, and products of int8 (VNNI, dot product).
 FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
 #: Samples of Keras' Grad-CAM, which takes almost a second each; enough for a median.
@@ -88,6 +91,7 @@ def benchmark(path: Path, images: Sequence[Path], options: Options, progress: Pr
             "sha256": {file.path: file.sha256 for file in bundle.manifest.files},
         },
         "images": len(images),
+        "megapixels": megapixels(images),
         "control_ms": control,
         "limit": limits,
         "device": {"settings": read_settings().to_dict(), "measured": course.to_dict()},
@@ -107,6 +111,11 @@ def _limits(bundle: Bundle, rows: list[dict[str, Any]], images: Sequence[Path], 
         measured = row["stages_ms"]["inference"]["p50"]
         row["limit"] = {**asdict(found), "share": found.network_ms / measured}
     return {**peaks.to_dict(), "decode_ms": floor}
+
+
+def megapixels(images: Sequence[Path]) -> float:
+    """Median size of the originals, because decoding takes longer than the network on large ones."""
+    return median(read_image(path).size for path in images[:MOST_SIZES]) / 1e6
 
 
 def machine() -> dict[str, Any]:

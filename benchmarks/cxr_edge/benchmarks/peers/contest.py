@@ -85,7 +85,7 @@ def contest(
     share = _share(quickest, images, threads, progress)
     tool, reasons = _tool(opened, threads)
     return {
-        "threads": threads, "images": len(images), "megapixels": _megapixels(images), "rows": rows,
+        "threads": threads, "images": len(images), "rows": rows,
         "passed_over": [*left_out, *missing, *reasons], "bare": share, "benchmark_model": tool,
     }  # fmt: skip
 
@@ -215,12 +215,6 @@ def _tool(bundle: Bundle, threads: int) -> tuple[dict[str, Any], list[str]]:
             except EngineError as error:
                 reasons.append(f"LiteRT's benchmark_model: {error}")
     return found, reasons
-
-
-def _megapixels(images: Sequence[Path]) -> float:
-    from cxr_edge.runtime.imaging.image import read_image
-
-    return float(np.median([read_image(path).size for path in images])) / 1e6
 
 
 def _sigmoid(value: float) -> float:

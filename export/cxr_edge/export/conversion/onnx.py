@@ -51,6 +51,7 @@ def onnx_from_keras(model: keras.Model) -> onnx.ModelProto:
     for value in (*slim.graph.input, *slim.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "N"
     slim.graph.name = model.name
+    give_scalars_axes(slim)
     onnx.checker.check_model(slim, full_check=True)
     names = {value.name for value in slim.graph.output}
     if names != set(model.output):
@@ -59,6 +60,19 @@ def onnx_from_keras(model: keras.Model) -> onnx.ModelProto:
             "the versions of tf2onnx and onnxslim that constraints.txt names"
         )
     return slim
+
+
+def give_scalars_axes(model: onnx.ModelProto) -> None:
+    """Write the scalar that is added to the image with four axes of length 1. The outputs keep their bits.
+
+    ONNX Runtime 1.31 takes 0.46 ms to add a scalar without axes to (1, 224, 224, 1), 8 % of the network on an AMD EPYC
+    with AVX-512. With axes it takes 0.015 ms (docs/performance.md).
+    """
+    scalars = {tensor.name: tensor for tensor in model.graph.initializer if not tensor.dims}
+    uses = [(node.op_type, name) for node in model.graph.node for name in node.input if name in scalars]
+    for name in dict.fromkeys(name for _, name in uses):
+        if {operator for operator, used in uses if used == name} == {"Add"}:
+            scalars[name].dims.extend([1, 1, 1, 1])
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import pytest
 from support import needs_litert
 
 from cxr_edge.benchmarks.peers.bare import bare
+from cxr_edge.benchmarks.peers.contest import quickest_equal
 from cxr_edge.benchmarks.peers.litert_tool import benchmark_model
 from cxr_edge.runtime import load
 from cxr_edge.runtime.errors import EngineError
@@ -28,6 +29,16 @@ def test_bench_peers_compares_in_turns_with_parity(cli, bundle, run, phantoms, t
     assert all(len(row["samples_ms"]) == record["images"] for row in rows.values())
     assert rows["Keras, one pass, GradientTape"]["times_slower"]["ratio"] > 1
     assert record["bare"]["ratio"] > 0.5
+
+
+def test_a_quick_peer_that_differs_more_is_not_equal():
+    def row(name, ms, flips, difference, ours=False):
+        return {"name": name, "median_ms": ms, "flips": flips, "max_difference": difference, "ours": ours}
+
+    ours = [row("a", 6.0, 1, 0.05, ours=True), row("b", 9.0, 0, 0.0, ours=True)]
+    rows = [*ours, row("plain int8", 4.0, 1, 0.17), row("onnx", 11.0, 0, 0.03), row("keras", 80.0, 0, 0.0)]
+    assert quickest_equal(rows)["name"] == "onnx"
+    assert quickest_equal([*ours, row("wrong", 1.0, 9, 0.9)]) is None
 
 
 def test_a_run_of_another_bundle_is_refused(cli, run, xray):

@@ -86,6 +86,7 @@ def contest(
     tool, reasons = _tool(opened, threads)
     return {
         "threads": threads, "images": len(images), "rows": rows,
+        "quickest_equal": (quickest_equal(rows) or {}).get("name"),
         "passed_over": [*left_out, *missing, *reasons], "bare": share, "benchmark_model": tool,
     }  # fmt: skip
 
@@ -179,6 +180,20 @@ def _against_ours(entries: Sequence[Entry], rows: list[dict[str, Any]]) -> None:
     ours = min((row for row in rows if row["ours"]), key=lambda row: float(row["median_ms"]))
     for row in rows:
         row["times_slower"] = median_ratio(row["samples_ms"], ours["samples_ms"])
+
+
+def quickest_equal(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The quickest peer whose parity is at least that of our quickest file; None if there is none.
+
+    Its flips and its largest difference must both be at most ours. Flips alone, on few images, are mostly chance.
+    """
+    ours = min((row for row in rows if row["ours"]), key=lambda row: float(row["median_ms"]))
+    equal = [
+        row
+        for row in rows
+        if not row["ours"] and row["flips"] <= ours["flips"] and row["max_difference"] <= ours["max_difference"]
+    ]
+    return min(equal, key=lambda row: float(row["median_ms"]), default=None)
 
 
 def _p50(rows: Sequence[Mapping[str, Any]], name: str) -> float:

@@ -44,6 +44,7 @@ def _print_peers(record: Mapping[str, Any], console: Console) -> None:
             name, row["gives"], f"{row['median_ms']:.1f}", ratio, str(row["flips"]), f"{row['max_difference']:.3f}"
         )
     console.print(table)
+    console.print(f"quickest peer of equal or better parity: {record['quickest_equal'] or 'none'}", highlight=False)
     if bare := record["bare"]:
         share = "our time is ×{ratio:.3f} [{low:.3f}, {high:.3f}] that of bare decoder, resizing and engine".format(
             **bare

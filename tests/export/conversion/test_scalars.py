@@ -45,3 +45,11 @@ def test_a_scalar_with_another_use_stays():
     model.graph.node[2].input[1] = "offset"
     give_scalars_axes(model)
     assert all(not tensor.dims for tensor in model.graph.initializer)
+
+
+def test_a_scalar_beside_a_vector_stays():
+    model = a_graph()
+    for value in (*model.graph.input, *model.graph.output):
+        del value.type.tensor_type.shape.dim[1:]
+    give_scalars_axes(model)
+    assert all(not tensor.dims for tensor in model.graph.initializer)

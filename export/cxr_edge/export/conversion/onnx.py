@@ -75,9 +75,9 @@ def give_scalars_axes(model: onnx.ModelProto) -> None:
     scalars = {tensor.name: tensor for tensor in model.graph.initializer if not tensor.dims}
     for name, tensor in scalars.items():
         users = [node for node in model.graph.node if name in node.input]
-        others = [other for node in users for other in node.input if other != name]
+        beside = [other for node in users for other in node.input if other != name]
         # Beside a tensor with other axes, these would change the shape of the result.
-        if all(node.op_type == "Add" for node in users) and all(axes.get(other) == 4 for other in others):
+        if beside and all(node.op_type == "Add" for node in users) and all(axes.get(other) == 4 for other in beside):
             tensor.dims.extend([1, 1, 1, 1])
 
 

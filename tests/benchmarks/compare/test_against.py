@@ -55,7 +55,8 @@ def test_a_side_with_twice_the_work_is_slower(images, tmp_path, short):
     slow = replace(fast, name="slow", code=tmp_path)
     files, _ = pairs(slow, fast, "litert")
     (found,) = against(slow, fast, files, sorted(images.iterdir()), 1, 1.2, lambda *step: seen.append(step))
-    assert found.verdict == "slower" and 1.5 < found.wall.ratio < 2.7 and 1.5 < found.cpu.ratio < 2.7
+    # Other work stretches the time by the clock, but hardly that of the processor.
+    assert found.verdict == "slower" and 1.5 < found.wall.ratio and 1.5 < found.cpu.ratio < 2.7
     assert found.flips == 0 and found.max_difference == 0
     assert np.shape(found.samples_ms) == (3, 4, 2, 3) and np.shape(found.control_ms) == (3, 4, 2)
     assert seen[:3] == [("in turns, model.int8.tflite", i, 3) for i in (1, 2, 3)]

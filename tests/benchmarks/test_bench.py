@@ -68,7 +68,7 @@ def test_a_file_without_heatmap_decides_the_same(bundle, xray, tmp_path, name):
 
 
 def test_the_peers_decide_as_we_do(bundle, run, xray):
-    from cxr_edge.benchmarks.peers import keras_peers
+    from cxr_edge.benchmarks.peers.keras import keras_peers
     from cxr_edge.runtime import load
 
     # On an image of the network's size, where Keras' loader has nothing to resize.

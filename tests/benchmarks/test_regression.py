@@ -1,10 +1,14 @@
 """`bench --baseline` and `--budget`: on made records, and once on a real one."""
 
 import json
+import shutil
 
+import cv2
 import numpy as np
 import pytest
 
+from cxr_edge.benchmarks.compare import against
+from cxr_edge.benchmarks.compare.turns import Plan
 from cxr_edge.benchmarks.regression import (
     Timings,
     check_budget,
@@ -13,7 +17,9 @@ from cxr_edge.benchmarks.regression import (
     load_baseline,
     load_budget,
 )
+from cxr_edge.runtime.bundles.bundle import Bundle
 from cxr_edge.runtime.errors import UsageError
+from cxr_edge.runtime.predictor import packaged_model
 
 
 def a_record(seed=0, threads=1, spread=0.1, samples=130, **median_ms):
@@ -48,6 +54,74 @@ def test_a_slower_machine_shows_as_no_change_against_the_first_file():
     assert beside["ratio"] == pytest.approx(1, abs=0.01)
     assert beside["high"] - beside["low"] < 0.02, "the noise that both files shared should have cancelled"
     assert found["fp32"].against_first is None
+
+
+def test_the_control_shows_a_slower_machine():
+    before, now = a_record(1, fp32=10), a_record(2, fp32=20)
+    assert slowdowns(now, before)["fp32"].control is None
+    control = np.random.default_rng(3).lognormal(sigma=0.02, size=130)
+    before["control_ms"], now["control_ms"] = list(control), list(2 * control)
+    check = slowdowns(now, before)["fp32"]
+    assert check.control["ratio"] == pytest.approx(2) and "the control ×2.00" in str(check)
+
+
+def a_baseline_of(folder, **changes):
+    """The record of a bundle, as `bench -o` writes it."""
+    files = {file.path: file.sha256 for file in Bundle.open(folder).manifest.files}
+    bundle = {"folder": str(folder), "sha256": files}
+    return a_record(fp32=1) | {"created": "2026-01-02", "bundle": bundle, "revision": "abc"} | changes
+
+
+def test_a_baseline_knows_whether_its_bundle_can_run_again(tmp_path):
+    path, folder = tmp_path / "bench.json", tmp_path / "bundle"
+    shutil.copytree(packaged_model(), folder)
+    path.write_text(json.dumps(a_baseline_of(folder)))
+    found = load_baseline(path)
+    assert found.side.bundle == folder and found.revision == "abc" and found.why_not == ""
+
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"] = manifest["files"][:1]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    found = load_baseline(path)
+    assert (
+        found.side is None and "absolute figure of 2026-01-02" in found.warning and "has changed since" in found.warning
+    )
+    shutil.rmtree(folder)
+    assert "is not at" in load_baseline(path).warning
+    path.write_text(json.dumps(a_record(fp32=1)))
+    assert "does not say where its bundle is" in load_baseline(path).warning
+
+
+def test_the_baselines_bundle_runs_again_in_turns(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(against, "PLAN", Plan(2, 3))
+    image, first, again = tmp_path / "a.png", tmp_path / "first.json", tmp_path / "again.json"
+    cv2.imwrite(str(image), np.random.default_rng(0).integers(0, 256, (300, 320), np.uint8))
+    measure = [
+        "bench",
+        image,
+        "--engine",
+        "litert",
+        "--samples",
+        20,
+        "--no-cold",
+        "--no-heatmap",
+        "--max-slowdown",
+        100,
+    ]
+    code, _, err = cli(*measure, "-o", first)
+    assert code == 0, err
+    record = json.loads(first.read_text())
+    # Its absolute figures would fail; they do not count, because the bundle is where it was.
+    record["files"][0]["samples_ms"]["total"] = [ms / 1e5 for ms in record["files"][0]["samples_ms"]["total"]]
+    record["revision"] = "0" * 40
+    first.write_text(json.dumps(record))
+    code, out, err = cli(*measure, "--baseline", first, "-o", again)
+    assert code == 0 and "held: model.int8.tflite: ×" in out and "only its files are compared" in err, out + err
+    assert json.loads(again.read_text())["comparisons"][0]["verdict"] == "held"
+    record["bundle"]["folder"] = str(tmp_path / "gone")
+    first.write_text(json.dumps(record))
+    code, out, err = cli(*measure, "--baseline", first)
+    assert code == 1 and "FAILED: model.int8.tflite" in out and "the baseline is an absolute figure" in err, out + err
 
 
 def test_a_busy_machine_fails_nothing():
@@ -91,7 +165,7 @@ def test_other_conditions_are_told():
 def test_what_is_no_record_is_refused(tmp_path, change, message):
     path = tmp_path / "bench.json"
     path.write_text(json.dumps(a_record(fp32=1)))
-    assert load_baseline(path).totals_ms["fp32"].shape == (130,)
+    assert load_baseline(path).timings.totals_ms["fp32"].shape == (130,)
     path.write_text(json.dumps(change(a_record(fp32=1))))
     with pytest.raises(UsageError, match=message):
         load_baseline(path)
@@ -143,10 +217,13 @@ def test_bench_holds_a_bundle_to_its_own_record_and_budget(cli, bundle, phantoms
     # Limits far beyond what a busy machine does to a median: ×8 was seen.
     budget.write_text('[all]\ntotal_p50_ms = 1e5\n["model.onnx"]\nsize_mb = 10\n')
     compare = [*measure, "--max-slowdown", 100, "-o", again]
-    code, out, err = cli(*compare, "--baseline", first, "--budget", budget)
-    assert code == 0 and "13 limits of baseline and budget, 0 failed" in out and "warning" not in err, out + err
-
     record = json.loads(first.read_text())
+    record["bundle"]["folder"] = str(tmp_path / "gone")  # so that the absolute figures are compared
+    first.write_text(json.dumps(record))
+    code, out, err = cli(*compare, "--baseline", first, "--budget", budget)
+    assert code == 0 and "13 limits of baseline and budget, 0 failed" in out, out + err
+    assert err.count("warning") == 1 and "absolute figure" in err
+
     slow = next(row for row in record["files"] if row["file"] == "model.int8.tflite")
     slow["samples_ms"]["total"] = [ms / 1e5 for ms in slow["samples_ms"]["total"]]
     record["machine"]["processor"] = "another"

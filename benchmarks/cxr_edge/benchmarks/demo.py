@@ -13,7 +13,7 @@ from cxr_edge.runtime.errors import DataError
 from cxr_edge.runtime.files import write_atomically
 
 if TYPE_CHECKING:
-    from cxr_edge.benchmarks.report_page import DemoResult
+    from cxr_edge.benchmarks.reports.page import DemoResult
     from cxr_edge.common.dataset import LabelledImage
     from cxr_edge.common.figures import GalleryImage
     from cxr_edge.train.fit.config import TrainConfig
@@ -46,7 +46,7 @@ def demo(data: Path | None, output: Path, weights: str, epochs: int | None, pati
     import_keras_quietly()
     from rich.console import Console
 
-    from cxr_edge.benchmarks.report_page import write_page
+    from cxr_edge.benchmarks.reports.page import write_page
     from cxr_edge.common.dataset import read_dataset
     from cxr_edge.train.fit.config import TrainConfig
 
@@ -70,7 +70,7 @@ def demo(data: Path | None, output: Path, weights: str, epochs: int | None, pati
 
 def _print(result: DemoResult) -> None:
     """Print the results of verification, benchmark and training."""
-    from cxr_edge.benchmarks.report import print_benchmark
+    from cxr_edge.benchmarks.reports.table import print_benchmark
     from cxr_edge.common.progress import table_console
     from cxr_edge.export.verification.report import print_verification
 
@@ -83,7 +83,7 @@ def _print(result: DemoResult) -> None:
 
 def run_chain(data: Path, output: Path, config: TrainConfig, announce: Callable[[str], None]) -> DemoResult:
     """Train, export, verify, explain and benchmark; write everything below `output`."""
-    from cxr_edge.benchmarks.report_page import DemoResult
+    from cxr_edge.benchmarks.reports.page import DemoResult
     from cxr_edge.benchmarks.suite import Options, benchmark
     from cxr_edge.common.progress import stages
     from cxr_edge.export.conversion.build import build_bundle

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 
+from cxr_edge.benchmarks.compare.turns import control
 from cxr_edge.runtime.bundles.bundle import Bundle, ModelFile
 from cxr_edge.runtime.errors import EngineError, MissingExtraError
 from cxr_edge.runtime.explanation.gradcam import overlay
@@ -49,18 +50,31 @@ def open_files(bundle: Bundle, engine: str, threads: int) -> tuple[list[Predicto
 
 def measure(
     predictors: Sequence[Predictor], images: Sequence[Path], samples: int, tick: Callable[[], None]
-) -> list[Latency]:
-    """Time all predictors in turns, one image per round, for `samples` rounds after warm-up."""
+) -> tuple[list[Latency], list[float]]:
+    """Time all predictors and the control in turns, one image per round, for `samples` rounds after warm-up.
+
+    Returns
+    -------
+    Samples of each predictor, and milliseconds of the control.
+    """
     latencies = [Latency(p.file, p.engine.backend) for p in predictors]
-    for round_ in range(-WARM_UP, samples):
-        image = images[round_ % len(images)]
-        for predictor, latency in zip(predictors, latencies, strict=True):
-            stages = sample(predictor, image)
-            if round_ >= 0:
-                for stage, milliseconds in stages.items():
-                    latency.samples_ms[stage].append(milliseconds)
-        tick()
-    return latencies
+    with control() as ask:
+        times = [_round(predictors, latencies, images, round_, ask, tick) for round_ in range(-WARM_UP, samples)]
+    return latencies, times[WARM_UP:]
+
+
+def _round(
+    predictors: Sequence[Predictor], latencies: Sequence[Latency], images: Sequence[Path], round_: int,
+    ask: Callable[[], float], tick: Callable[[], None],
+) -> float:  # fmt: skip
+    """Time each predictor once, then the control; keep the samples unless this round warms up."""
+    for predictor, latency in zip(predictors, latencies, strict=True):
+        stages = sample(predictor, images[round_ % len(images)])
+        if round_ >= 0:
+            for stage, milliseconds in stages.items():
+                latency.samples_ms[stage].append(milliseconds)
+    tick()
+    return ask()
 
 
 def sample(predictor: Predictor, image: Path) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Alternatives without this package: Keras with its own image loader, and Grad-CAM by GradientTape."""
+"""Peers that run the trained network in Keras, with its own image loader."""
 
 from __future__ import annotations
 
@@ -36,6 +36,24 @@ def keras_peers(folder: Path) -> dict[str, Peer]:
         return _sigmoid(logit / run.temperature), heatmap
 
     return {"Keras' example": example, "Keras, one pass": one_pass}
+
+
+def keras_predict(network: Any) -> Callable[[Path], float]:
+    """`predict` of Keras: image file -> logit."""
+    return lambda path: float(np.ravel(_first(network.predict(_load(path, network), verbose=0)))[0])
+
+
+def keras_function(network: Any) -> Callable[[Path], float]:
+    """The network in a `tf.function`: image file -> logit."""
+    import tensorflow as tf
+
+    run = tf.function(lambda image: _first(network(image, training=False)))
+    return lambda path: float(run(tf.constant(_load(path, network))).numpy().ravel()[0])
+
+
+def _first(outputs: Any) -> Any:
+    """The logit of a network that may have more outputs."""
+    return outputs[0] if isinstance(outputs, list | tuple) else outputs
 
 
 def _load(path: Path, network: Any) -> npt.NDArray[np.float32]:

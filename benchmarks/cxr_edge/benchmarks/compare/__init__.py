@@ -1,0 +1,1 @@
+"""Comparison of two sides in one run: bundles, revisions of this project, and a control."""

@@ -1,0 +1,1 @@
+"""Behaviour under load: MLPerf's scenarios."""

@@ -1,0 +1,1 @@
+"""What a user would run instead, on the same files, with its parity beside its time."""

@@ -1,0 +1,1 @@
+"""Results as tables for the terminal, and the page of the demo."""

@@ -58,11 +58,13 @@ def test_the_share_of_pneumonia_is_found(sick):
     assert drift.share_of_pneumonia(window.logit, REFERENCE, (0.333, 0.333)) == pytest.approx(0.333)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sick", [0.1, 0.7])
 def test_another_share_of_pneumonia_is_no_alarm(sick):
     assert alarms(100, sick=sick) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [{"shift": 2.0}, {"novelty": 0.5}, {"shift": -2.5, "sick": 0.2}])
 def test_a_shift_is_an_alarm(shift):
     assert alarms(20, **shift) >= 19

@@ -248,7 +248,10 @@ def test_a_signal_keeps_what_is_done_and_says_how_to_go_on(images, expected, tmp
     for copy in range(40):  # enough to be still running
         (tmp_path / f"{copy:02}").symlink_to(Path(images[0]).parent)
         copies.append(tmp_path / f"{copy:02}")
-    with subprocess.Popen([*COMMAND, *copies, "-o", output], stderr=subprocess.PIPE, text=True) as process:
+    # A shell starts background jobs with SIGINT ignored, and their children inherit that.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    command = [*COMMAND, *copies, "-o", output]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
         while not (journal.exists() and journal.stat().st_size > 2000):
             assert process.poll() is None
             time.sleep(0.01)

@@ -32,7 +32,7 @@ def bare(predictor: Predictor, threads: int) -> Callable[[Path], Any]:
 
 
 def _engine(predictor: Predictor, threads: int) -> Callable[[Any], Any]:
-    path = predictor._bundle.folder / predictor.file.path
+    path = predictor.bundle.folder / predictor.file.path
     if path.suffix == ".onnx":
         import onnxruntime
 

@@ -29,10 +29,10 @@ from cxr_edge.runtime.predictor import packaged_model
 
 HERE = Path(__file__).resolve().parents[1]
 #: The method that is slowed down: it waits, busily, until its time has grown by the factor.
-FAST = "        return self._predict(image)[1]\n"
+FAST = "        return self._predict(image, name)[1]\n"
 SLOW = """\
         start = perf_counter()
-        found = self._predict(image)[1]
+        found = self._predict(image, name)[1]
         end = start + {factor} * (perf_counter() - start)
         while perf_counter() < end:
             pass

@@ -56,7 +56,7 @@ def profile(bundle: Path, images: Sequence[Path], options: Options, folder: Path
     files = [file for file in opened.manifest.files if options.engine in ("all", file.engine)]
     for index, file in enumerate(files):
         try:
-            operators = profiling.profile(opened, file, image, options.threads, works, peaks)
+            operators = profiling.profile(opened, file, image, options.threads, peaks)
         except (EngineError, MissingExtraError) as error:
             left_out.append(f"{file.path}: {error}")
             continue

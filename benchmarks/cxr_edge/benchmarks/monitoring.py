@@ -132,6 +132,7 @@ def main(model: Path | None, data: Path, cache: Path, output: Path) -> None:
     click.echo(table(_false_alarms(simulation)))
     found = sorted((simulation.shifted(name) for name in list(observed.versions)[1:]), key=lambda row: row.distance)
     click.echo(_markdown(found))
+    output.mkdir(parents=True, exist_ok=True)
     (output / "monitoring.png").write_bytes(_plot(found))
 
 

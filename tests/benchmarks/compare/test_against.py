@@ -20,10 +20,7 @@ from cxr_edge.runtime.errors import BundleError, EngineError, UsageError
 from cxr_edge.runtime.predictor import packaged_model
 
 ROOT = Path(__file__).parents[3]
-SLOWER = """
-        self._predict(image)
-        return self._predict(image)[1]
-"""
+DECIDES = "        return self._predict(image, name)[1]\n"
 needs_repository = pytest.mark.skipif(
     subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True).returncode != 0,
     reason="these tests do not run in a git repository",
@@ -49,8 +46,8 @@ def test_a_side_with_twice_the_work_is_slower(images, tmp_path, short):
     shutil.copytree(ROOT / "runtime", tmp_path / "runtime")
     path = tmp_path / "runtime" / "cxr_edge" / "runtime" / "predictor.py"
     source = path.read_text()
-    assert source.count("        return self._predict(image)[1]\n") == 1
-    path.write_text(source.replace("        return self._predict(image)[1]\n", SLOWER))
+    assert source.count(DECIDES) == 1
+    path.write_text(source.replace(DECIDES, "        self._predict(image, name)\n" + DECIDES))
     fast, seen = Side("fast", packaged_model(), ROOT), []
     slow = replace(fast, name="slow", code=tmp_path)
     files, _ = pairs(slow, fast, "litert")

@@ -1,4 +1,4 @@
-"""Multiply-accumulates and elements moved of each operator of an ONNX file, for one image."""
+"""Multiply-accumulates and elements moved of each operator of an ONNX or TFLite file, for one image."""
 
 from __future__ import annotations
 
@@ -40,23 +40,81 @@ class Work:
 
 
 def count(path: Path) -> list[Work]:
-    """Count the work of each operator of an fp32 ONNX file.
+    """Count the work of each operator of an ONNX file.
 
     Raises
     ------
     BundleError
         If the file is not an ONNX model, or the shape of a tensor cannot be inferred.
     """
+    graph = _read(path)
+    shapes = _shapes(graph)
+    constants = {tensor.name for tensor in graph.initializer}
+    return [_work(path, node, shapes, constants) for node in graph.node if node.op_type in COUNTED]
+
+
+def count_by_name(path: Path) -> dict[str, Work]:
+    """Work of each convolution and matrix product of an ONNX file, by the names that ONNX Runtime may give it.
+
+    An operator that is fused with those after it takes the name of one of them, or of a tensor between them.
+    """
+    graph = _read(path)
+    works = {work.name: work for work in count(path) if work.macs}
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    found: dict[str, Work] = {}
+    for node in graph.node:
+        work = works.get(node.name or node.output[0])
+        while work is not None:
+            found |= {node.name: work, node.output[0]: work}
+            following = readers.get(node.output[0], [])
+            if len(following) != 1 or following[0].op_type in COUNTED:
+                break
+            (node,) = following
+    return found
+
+
+def count_tflite(path: Path) -> list[Work]:
+    """Count the work of each convolution and matrix product of a TFLite file, in the order in which they run."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    kinds = {
+        schema.BuiltinOperator.CONV_2D: "Conv",
+        schema.BuiltinOperator.DEPTHWISE_CONV_2D: "Conv depthwise",
+        schema.BuiltinOperator.FULLY_CONNECTED: "MatMul",
+        schema.BuiltinOperator.BATCH_MATMUL: "MatMul",
+    }
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes())
+    graph, found = model.subgraphs[0], []
+    for operator in graph.operators:
+        kind = kinds.get(model.operatorCodes[operator.opcodeIndex].builtinCode)
+        if kind is None:
+            continue
+        result = graph.tensors[operator.outputs[0]]
+        image, *constants = [graph.tensors[i].shape.tolist() for i in operator.inputs if i >= 0]
+        # Filters are (out, height, width, in), depthwise ones (1, height, width, channels), and matrices (out, in).
+        per_result = prod(constants[0][1:3] if kind == "Conv depthwise" else constants[0][1:])
+        size = prod(result.shape.tolist())
+        weights, moved = sum(prod(shape) for shape in constants), prod(image) + size
+        found.append(Work(result.name.decode(), kind, size * per_result, weights, moved))
+    return found
+
+
+def _read(path: Path) -> Any:
+    """The graph of an ONNX file with all shapes, for one image."""
     import onnx
 
     try:
-        model = onnx.shape_inference.infer_shapes(_for_one_image(onnx.load(path)))
+        return onnx.shape_inference.infer_shapes(_for_one_image(onnx.load(path))).graph
     except Exception as error:  # onnx and protobuf have no common base class
         raise BundleError(f"{path}: not a model that onnx can read ({error}); copy the file again") from error
-    graph = model.graph
+
+
+def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
     constants = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    shapes = {v.name: _shape(v) for v in (*graph.input, *graph.value_info, *graph.output)} | constants
-    return [_work(path, node, shapes, constants.keys()) for node in graph.node if node.op_type in COUNTED]
+    return {v.name: _shape(v) for v in (*graph.input, *graph.value_info, *graph.output)} | constants
 
 
 def _for_one_image(model: Any) -> Any:

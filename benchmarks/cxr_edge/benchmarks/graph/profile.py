@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.benchmarks.graph.counts import Work
+from cxr_edge.benchmarks.graph.counts import Work, count_by_name, count_tflite
 from cxr_edge.benchmarks.graph.limit import least_seconds
 from cxr_edge.benchmarks.graph.litert_profiler import profile_litert
 from cxr_edge.benchmarks.graph.onnx_profiler import profile_onnx
@@ -33,6 +35,8 @@ PRODUCTS = (
 )
 #: But this is a change of the type of the elements.
 NO_PRODUCT = "Convert"
+#: What ONNX Runtime adds to the names of nodes and tensors.
+ADDED = re.compile(r"^InsertedPrecisionFreeCast_|_nchwc$|_token_\d+$|/MatMulAddFusion$")
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Operator:
     Attributes
     ----------
     name, kind
-        Name of its node in the ONNX file, if it is known, and its type in the engine.
+        Name of its node or its result in the file, if it is known, and its type in the engine.
     ms
         Median of its time.
     least_ms, macs, intensity
@@ -58,7 +62,7 @@ class Operator:
 
 
 def profile(
-    bundle: Bundle, file: ModelFile, image: npt.NDArray[np.uint8], threads: int, works: Sequence[Work], peaks: Peaks
+    bundle: Bundle, file: ModelFile, image: npt.NDArray[np.uint8], threads: int, peaks: Peaks
 ) -> list[Operator]:
     """Profile a file on (1, H, W, 1) uint8 in its engine; operators in the order of their run.
 
@@ -72,7 +76,7 @@ def profile(
         rows = profile_onnx(path, image, threads, RUNS)
     else:
         rows = [(str(i), kind, times) for i, (kind, times) in enumerate(profile_litert(path, image, threads, RUNS))]
-    known = _known(rows, works)
+    known = _known(file.engine, path, rows)
     return [
         _operator(name, kind, times, known.get(i), file.precision, peaks) for i, (name, kind, times) in enumerate(rows)
     ]
@@ -110,15 +114,19 @@ def to_dict(file: str, operators: Sequence[Operator]) -> dict[str, Any]:
     return {"file": file, "operators": rows, "by_kind": by_kind(operators), "causes": causes(operators)}
 
 
-def _known(rows: Sequence[tuple[str, str, list[float]]], works: Sequence[Work]) -> Mapping[int, Work]:
-    """Work of each row. Engines keep the order of the products, so the n-th of both belong together.
+def _known(engine: str, path: Path, rows: Sequence[tuple[str, str, list[float]]]) -> Mapping[int, Work]:
+    """Work of each row whose operator is known in the file.
 
-    Where an engine has more or fewer products than the ONNX file, nothing is known.
+    LiteRT keeps the order of the file, so the n-th products of both belong together. ONNX Runtime changes it but keeps
+    names.
     """
     products = [
         i for i, (_, kind, _) in enumerate(rows) if kind.startswith(PRODUCTS) and not kind.startswith(NO_PRODUCT)
     ]
-    counted = [work for work in works if work.macs]
+    if engine == "onnx":
+        by_name = count_by_name(path)
+        return {i: by_name[name] for i in products if (name := ADDED.sub("", rows[i][0])) in by_name}
+    counted = count_tflite(path)
     return dict(zip(products, counted, strict=True)) if len(products) == len(counted) else {}
 
 

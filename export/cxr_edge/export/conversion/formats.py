@@ -92,13 +92,13 @@ def _write_onnx(model: onnx.ModelProto, facts: Manifest, path: Path) -> None:
 def _float_tflite(source: Source, facts: Manifest, path: Path) -> None:
     from cxr_edge.export.conversion.tflite import tflite_from_keras
 
-    _write_tflite(tflite_from_keras(source.deployed(), facts.files[0].precision), facts, path)
+    _write_tflite(tflite_from_keras(source.deployed(split=True), facts.files[0].precision), facts, path)
 
 
 def _int8_tflite(source: Source, facts: Manifest, path: Path) -> None:
     from cxr_edge.export.conversion import quantize, tflite
 
-    exact = tflite.tflite_from_keras(source.deployed(quantize.FULL))
+    exact = tflite.tflite_from_keras(source.deployed(quantize.FULL, split=True))
     _write_tflite(tflite.to_int8(exact, source.pixels, quantize.float_layers(source.network)), facts, path)
 
 
@@ -106,7 +106,7 @@ def _mediapipe_tflite(source: Source, facts: Manifest, path: Path) -> None:
     from cxr_edge.export.conversion import mediapipe, tflite
 
     own = replace(facts, input=replace(facts.input, channels=3), files=(), companions=facts.files)
-    classifier = mediapipe.classifier_model(source.deployed(input_dtype="float32"))
+    classifier = mediapipe.classifier_model(source.deployed(input_dtype="float32", split=True))
     _write_tflite(tflite.tflite_from_keras(classifier), own, path)
 
 

@@ -10,6 +10,7 @@ from cxr_edge.common.dataset import LabelledImage, read_pixels
 from cxr_edge.common.run import Run
 from cxr_edge.export.conversion import quantize
 from cxr_edge.export.conversion.graph import deployment_model
+from cxr_edge.export.conversion.one_channel import split_filters
 from cxr_edge.runtime.bundles.bundle import InputContract
 
 if TYPE_CHECKING:
@@ -36,9 +37,18 @@ class Source:
 
         return onnx_from_keras(self.deployed())
 
-    def deployed(self, steps: int | None = None, input_dtype: str = "uint8") -> keras.Model:
-        """The deployment graph, with weights rounded to integers in [-steps, steps] times a scale unless it is None."""
+    def deployed(self, steps: int | None = None, input_dtype: str = "uint8", split: bool = False) -> keras.Model:
+        """The deployment graph.
+
+        Parameters
+        ----------
+        steps
+            Weights are rounded to integers in [-steps, steps] times a scale, unless it is None.
+        split
+            Whether filters of one channel become two passes, which XNNPACK computes faster (`split_filters`).
+        """
         network = self.network if steps is None else self._round(steps)
+        network = split_filters(network) if split else network
         return deployment_model(network, self._run.temperature, self._run.novelty, input_dtype)
 
     def _round(self, steps: int) -> keras.Model:

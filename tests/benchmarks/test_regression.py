@@ -96,18 +96,8 @@ def test_the_baselines_bundle_runs_again_in_turns(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(against, "PLAN", Plan(2, 3))
     image, first, again = tmp_path / "a.png", tmp_path / "first.json", tmp_path / "again.json"
     cv2.imwrite(str(image), np.random.default_rng(0).integers(0, 256, (300, 320), np.uint8))
-    measure = [
-        "bench",
-        image,
-        "--engine",
-        "litert",
-        "--samples",
-        20,
-        "--no-cold",
-        "--no-heatmap",
-        "--max-slowdown",
-        100,
-    ]
+    options = ["--engine", "litert", "--samples", 20, "--no-cold", "--no-heatmap", "--max-slowdown", 100]
+    measure = ["bench", image, *options]
     code, _, err = cli(*measure, "-o", first)
     assert code == 0, err
     record = json.loads(first.read_text())
@@ -118,6 +108,11 @@ def test_the_baselines_bundle_runs_again_in_turns(cli, tmp_path, monkeypatch):
     code, out, err = cli(*measure, "--baseline", first, "-o", again)
     assert code == 0 and "held: model.int8.tflite: ×" in out and "only its files are compared" in err, out + err
     assert json.loads(again.read_text())["comparisons"][0]["verdict"] == "held"
+    # A file of the baseline that is gone fails, although those that are left hold.
+    first.write_text(json.dumps(record | {"files": [*record["files"], record["files"][0] | {"file": "gone.tflite"}]}))
+    code, out, err = cli(*measure, "--baseline", first)
+    assert code == 1 and "held: model.int8.tflite" in out, out + err
+    assert "FAILED: gone.tflite: slowdown was not measured" in out, out + err
     record["bundle"]["folder"] = str(tmp_path / "gone")
     first.write_text(json.dumps(record))
     code, out, err = cli(*measure, "--baseline", first)

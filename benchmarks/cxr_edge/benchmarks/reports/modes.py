@@ -15,7 +15,7 @@ def print_mode(record: Mapping[str, Any], console: Console) -> None:
         record, console
     )
     for reason in record["passed_over"]:
-        console.print(f"not measured: {reason}", highlight=False, soft_wrap=True)
+        console.print(f"not measured: {reason}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _table(title: str, first: str, *columns: str) -> Table:

@@ -79,6 +79,20 @@ def unsealed_copy(source: Path, folder: Path) -> Path:
     return copy
 
 
+def write_keys(folder: Path, password: bytes | None = None) -> tuple[Path, Path]:
+    """A new private and public key, as PEM files."""
+    from cryptography.hazmat.primitives import serialization as s
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    folder.mkdir()
+    key = ec.generate_private_key(ec.SECP256R1())
+    how = s.BestAvailableEncryption(password) if password else s.NoEncryption()
+    private, public = folder / "key.pem", folder / "key.pub"
+    private.write_bytes(key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, how))
+    public.write_bytes(key.public_key().public_bytes(s.Encoding.PEM, s.PublicFormat.SubjectPublicKeyInfo))
+    return private, public
+
+
 def _length_delimited(number: int, content: bytes) -> bytes:
     """A field of a protobuf message."""
     length, digits = len(content), []

@@ -6,9 +6,14 @@ import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import cv2
 import pytest
+from support import SHARED, needs_shared, write_keys
 
-from cxr_edge.runtime import Bundle, DataError, load
+from cxr_edge.runtime import Bundle, DataError, IntegrityError, load
+from cxr_edge.runtime.imaging.image import read_image
+from cxr_edge.runtime.predictor import packaged_model
+from cxr_edge.sites.calibration import calibrate as module
 from cxr_edge.sites.calibration.calibrate import calibrate_bundle
 from cxr_edge.sites.calibration.images import read_labels
 
@@ -96,6 +101,49 @@ def test_verify_holds_every_file_to_the_new_threshold(calibrated, run, phantoms,
     assert all(row["passed"] for row in rows if row["precision"] != "int8")
     assert code == (0 if all(row["passed"] for row in rows) else 1)
     assert all("site" in row["flips"] for row in rows)
+
+
+@needs_shared
+def test_without_labels_the_threshold_lies_between_both_modes(tmp_path, cli):
+    folder, target, answers = tmp_path / "site", tmp_path / "new", {}
+    folder.mkdir()
+    for label in ("NORMAL", "PNEUMONIA"):
+        for path in sorted((SHARED / "data" / "chest_xray" / "train" / label).iterdir())[:60]:
+            # As PNG, because the bundle refuses the files that it was trained on.
+            cv2.imwrite(str(folder / f"{path.stem}.png"), read_image(path))
+            answers[f"{path.stem}.png"] = label
+    code, _, err = cli("calibrate", packaged_model(), "--images", folder, "-o", target)
+    assert code == 0, err
+    record = Bundle.open(target).manifest
+    assert (record.site.images, record.site.labelled) == (120, 0) and 0.4 < record.site.prevalence < 0.6
+    assert "without labels" in record.operating_point("site").chosen
+    with load(target, operating_point="site") as predictor:
+        right = [predictor.predict(folder / name).label == label for name, label in answers.items()]
+    assert sum(right) >= 114
+
+
+def test_a_large_shift_needs_force(model, site, tmp_path, cli, monkeypatch):
+    options = ("--images", site / "images", "--labels", site / "site.csv", "-o", tmp_path / "new")
+    monkeypatch.setattr(module, "LARGEST_SHIFT", 1e-9)
+    code, _, err = cli("calibrate", model, *options)
+    assert code == 2 and "found a shift of the threshold by" in err and "--force" in err
+    assert not (tmp_path / "new").exists()
+    assert cli("calibrate", model, *options, "--force")[0] == 0
+    assert Bundle.open(tmp_path / "new").manifest.site.forced
+
+
+def test_a_signature_does_not_cover_the_site_bundle(model, site, tmp_path, cli):
+    pytest.importorskip("model_signing")
+    private, public = write_keys(tmp_path / "keys")
+    signed, target = shutil.copytree(model, tmp_path / "signed"), tmp_path / "new"
+    assert cli("sign", signed, "--key", private)[0] == 0
+    code, _, err = cli("calibrate", signed, "--images", site / "images", "--labels", site / "site.csv", "-o", target)
+    assert code == 0 and f"the signature of {signed} does not cover it" in err
+    load(signed, trusted=public).close()
+    with pytest.raises(IntegrityError, match=r"found no model\.sig"):
+        load(target, trusted=public)
+    assert cli("sign", target, "--key", private)[0] == 0
+    load(target, trusted=public, operating_point="site").close()
 
 
 def test_training_images_are_refused(model, phantoms, tmp_path, cli):

@@ -10,10 +10,12 @@ from support import needs_litert
 
 from cxr_edge.benchmarks.peers.bare import bare
 from cxr_edge.benchmarks.peers.contest import quickest_equal
+from cxr_edge.benchmarks.peers.keras import decider
 from cxr_edge.benchmarks.peers.litert_tool import benchmark_model
 from cxr_edge.runtime import load
 from cxr_edge.runtime.errors import EngineError
 from cxr_edge.runtime.predictor import packaged_model
+from cxr_edge.train.fit.models import build
 
 
 def test_bench_peers_compares_in_turns_with_parity(cli, bundle, run, phantoms, tmp_path, monkeypatch):
@@ -29,6 +31,15 @@ def test_bench_peers_compares_in_turns_with_parity(cli, bundle, run, phantoms, t
     assert all(len(row["samples_ms"]) == record["images"] for row in rows.values())
     assert rows["Keras, one pass, GradientTape"]["times_slower"]["ratio"] > 1
     assert record["bare"]["ratio"] > 0.5
+
+
+def test_peers_compute_no_lungs():
+    network = build("cnn", "none", size=64, lungs=True)
+    alone = decider(network)
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 1)).astype(np.float32)
+    assert len(network.outputs) == 2 and len(alone.outputs) == 1
+    assert not [layer for layer in alone.layers if layer.name.startswith("lungs")]
+    np.testing.assert_allclose(alone.predict(images, verbose=0), network.predict(images, verbose=0)[0], atol=1e-6)
 
 
 def test_a_quick_peer_that_differs_more_is_not_equal():

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from click.testing import CliRunner
+from support import write_keys
 
 from cxr_edge.runtime import Bundle, IntegrityError, MissingExtraError, UsageError, load
 from cxr_edge.runtime.cli.bundles import inspect, sign
@@ -12,20 +13,7 @@ from cxr_edge.runtime.cli.decide import predict
 from cxr_edge.runtime.predictor import packaged_model
 
 pytest.importorskip("model_signing")
-ec = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ec")
-
-
-def write_keys(folder, password=None):
-    """A new private and public key, as PEM files."""
-    from cryptography.hazmat.primitives import serialization as s
-
-    folder.mkdir()
-    key = ec.generate_private_key(ec.SECP256R1())
-    how = s.BestAvailableEncryption(password) if password else s.NoEncryption()
-    private, public = folder / "key.pem", folder / "key.pub"
-    private.write_bytes(key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, how))
-    public.write_bytes(key.public_key().public_bytes(s.Encoding.PEM, s.PublicFormat.SubjectPublicKeyInfo))
-    return private, public
+pytest.importorskip("cryptography")
 
 
 @pytest.fixture

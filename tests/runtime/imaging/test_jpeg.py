@@ -141,6 +141,16 @@ def test_claims_are_refused_at_once(data, says):
     assert process_time() - start < 0.1
 
 
+def test_a_second_scan_of_a_sequential_file_is_refused_and_not_decoded():
+    sound = encode(".jpg", COLOUR)
+    scan = sound[sound.rindex(b"\xff\xda") : -2]
+    bomb = sound[:-2] + scan[:20] * 5000 + b"\xff\xd9"
+    start = process_time()
+    with pytest.raises(ImageError, match="corrupt"):
+        read_image(bomb)
+    assert process_time() - start < 0.1, "5,000 empty scans of this image would take 0.4 s"
+
+
 def test_a_bomb_of_scans_is_refused():
     sound = encode(".jpg", COLOUR, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
     scan = sound[sound.rindex(b"\xff\xda") : -2]

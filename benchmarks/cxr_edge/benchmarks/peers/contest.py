@@ -17,7 +17,7 @@ import numpy.typing as npt
 from cxr_edge.benchmarks.latency import open_files
 from cxr_edge.benchmarks.peers import converted
 from cxr_edge.benchmarks.peers.bare import bare
-from cxr_edge.benchmarks.peers.keras import keras_function, keras_peers, keras_predict
+from cxr_edge.benchmarks.peers.keras import decider, keras_function, keras_peers, keras_predict
 from cxr_edge.benchmarks.peers.litert_tool import benchmark_model
 from cxr_edge.benchmarks.statistics import median_ratio, percentiles
 from cxr_edge.common.run import Run
@@ -111,7 +111,7 @@ def _entries(
     def peer(name: str, decide: converted.Decide) -> Entry:
         return Entry(name, DECISION, lambda path: _sigmoid(decide(path) / run.temperature))
 
-    network = run.network()
+    network = decider(run.network())
     entries = [ours(predictor) for predictor in predictors]
     entries += [peer("Keras predict", keras_predict(network)), peer("Keras tf.function", keras_function(network))]
     for name, explain in keras_peers(run.folder).items():

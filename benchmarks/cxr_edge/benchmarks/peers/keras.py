@@ -15,6 +15,13 @@ from cxr_edge.common.run import Run
 Peer = Callable[[Path], tuple[float, npt.NDArray[np.float32]]]
 
 
+def decider(network: Any) -> Any:
+    """The network with its logit (N, 1) as the only output: no peer computes lungs."""
+    import keras
+
+    return keras.Model(network.inputs[0], network.outputs[0])
+
+
 def keras_peers(folder: Path) -> dict[str, Peer]:
     """Two ways to decide and explain with the network of a run.
 
@@ -23,7 +30,7 @@ def keras_peers(folder: Path) -> dict[str, Peer]:
     built before, and the recorded pass also gives the decision.
     """
     run = Run.open(folder)
-    network = run.network()
+    network = decider(run.network())
     prepared = _gradient_model(network)
 
     def example(path: Path) -> tuple[float, npt.NDArray[np.float32]]:
@@ -40,20 +47,15 @@ def keras_peers(folder: Path) -> dict[str, Peer]:
 
 def keras_predict(network: Any) -> Callable[[Path], float]:
     """`predict` of Keras: image file -> logit."""
-    return lambda path: float(np.ravel(_first(network.predict(_load(path, network), verbose=0)))[0])
+    return lambda path: float(np.ravel(network.predict(_load(path, network), verbose=0))[0])
 
 
 def keras_function(network: Any) -> Callable[[Path], float]:
     """The network in a `tf.function`: image file -> logit."""
     import tensorflow as tf
 
-    run = tf.function(lambda image: _first(network(image, training=False)))
+    run = tf.function(lambda image: network(image, training=False))
     return lambda path: float(run(tf.constant(_load(path, network))).numpy().ravel()[0])
-
-
-def _first(outputs: Any) -> Any:
-    """The logit of a network that may have more outputs."""
-    return outputs[0] if isinstance(outputs, list | tuple) else outputs
 
 
 def _load(path: Path, network: Any) -> npt.NDArray[np.float32]:

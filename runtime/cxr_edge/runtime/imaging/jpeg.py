@@ -158,11 +158,15 @@ def _read_frame(data: bytes) -> _Frame:
         elif marker == 0xE1 and segment.startswith(b"Exif\0\0") and not orientation:
             orientation = exif_orientation(segment[6:])
         elif marker == _SCAN:
-            start = end
+            start, components = end, segment[0]
     if not frame:
         raise ValueError("no frame before the first scan")
+    scans = 1
+    # A sequential file whose first scan has all components has no other: libjpeg refuses a second one. In the others
     # FF DA is a marker wherever it occurs in the scans, because FF in their data is followed by 00.
-    return replace(frame, scans=1 + data.count(b"\xff\xda", start), orientation=orientation or 1)
+    if frame.marker == _PROGRESSIVE or components < len(frame.sampling):
+        scans += data.count(b"\xff\xda", start)
+    return replace(frame, scans=scans, orientation=orientation or 1)
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cxr_edge.archive.isolation import IsolatedPredictor
+from cxr_edge.archive.places import is_remote
 from cxr_edge.archive.planning import Block
 from cxr_edge.archive.reading import members, moment, read_bytes
 from cxr_edge.archive.record import Writer, facts_json
@@ -34,6 +35,9 @@ from cxr_edge.runtime.predictor import load
 
 #: Threads that read in each worker; most of the time they wait for the network.
 READERS = 8
+#: Number of local files that are read, then decided on, before another thread gets its turn. Most are in the memory of
+#: the system or of a near server, so that changing threads for each would take longer than reading.
+LOCAL_GROUP = 8
 #: Attempt at a block from which on each image is decided on in another process.
 CAREFUL = 3
 #: An input and what was read for it.
@@ -94,7 +98,7 @@ class Worker:
             )
         self._predict: Callable[..., Prediction] = self.predictor.predict
         self._readers, self._deciders = ThreadPoolExecutor(READERS), ThreadPoolExecutor(job.threads)
-        self._ahead = job.threads + READERS
+        self._ahead = LOCAL_GROUP * job.threads + READERS
 
     def score(self, block: Block) -> Done:
         """Score a block and write its file.
@@ -150,40 +154,50 @@ class Worker:
 
     def _rows(self, block: Block) -> Iterator[Row]:
         """Rows of a block, in the order of its inputs; reading, decoding and inference overlap."""
-        waiting: deque[Future[Row]] = deque()
-        for loaded in self._load(block):
-            waiting.append(self._deciders.submit(self._row, loaded))
-            if len(waiting) > self._ahead:  # bounds the memory of what was read
-                yield waiting.popleft().result()
-        for future in waiting:
-            yield future.result()
+        waiting: deque[tuple[int, Future[list[Row]]]] = deque()
+        for size, loading in self._load(block):
+            waiting.append((size, self._deciders.submit(self._decide_on, loading)))
+            # Bounds the memory of what was read.
+            while sum(size for size, _ in waiting) > self._ahead:
+                yield from waiting.popleft()[1].result()
+        for _, future in waiting:
+            yield from future.result()
 
-    def _load(self, block: Block) -> Iterable[Future[Loaded]]:
+    def _load(self, block: Block) -> Iterable[tuple[int, Future[list[Loaded]]]]:
+        """Groups of inputs that are being read, with their number."""
         if block.is_tar:
             return self._load_tar(block.inputs.to_pylist()[0])
-        return (self._readers.submit(self._read, entry) for entry in block.inputs.to_pylist())
+        entries = block.inputs.to_pylist()
+        size = 1 if any(is_remote(entry["uri"]) for entry in entries) else LOCAL_GROUP
+        groups = (entries[start : start + size] for start in range(0, len(entries), size))
+        return ((len(group), self._readers.submit(self._read, group)) for group in groups)
 
-    def _load_tar(self, tar: Mapping[str, Any]) -> Iterator[Future[Loaded]]:
+    def _load_tar(self, tar: Mapping[str, Any]) -> Iterator[tuple[int, Future[list[Loaded]]]]:
         for entry, content in members(tar, max_memory(self._max_pixels)):
             if self.job.sample is None or place(entry["uri"], "sample") < self.job.sample:
-                future: Future[Loaded] = Future()
-                future.set_result((entry, content, 0.0))
-                yield future
+                future: Future[list[Loaded]] = Future()
+                future.set_result([(entry, content, 0.0)])
+                yield 1, future
 
     @property
     def _max_pixels(self) -> int:
         return int(self.job.model["max_pixels"])
 
-    def _read(self, entry: Mapping[str, Any]) -> Loaded:
-        start = perf_counter()
-        try:
-            content: bytes | ImageError = read_bytes(entry["uri"], self._max_pixels, self.job.timeout)
-        except ImageError as error:
-            content = error
-        return entry, content, perf_counter() - start
+    def _read(self, entries: Sequence[Mapping[str, Any]]) -> list[Loaded]:
+        loaded: list[Loaded] = []
+        for entry in entries:
+            start = perf_counter()
+            try:
+                content: bytes | ImageError = read_bytes(entry["uri"], self._max_pixels, self.job.timeout)
+            except ImageError as error:
+                content = error
+            loaded.append((entry, content, perf_counter() - start))
+        return loaded
 
-    def _row(self, loading: Future[Loaded]) -> Row:
-        entry, content, seconds = loading.result()
+    def _decide_on(self, loading: Future[list[Loaded]]) -> list[Row]:
+        return [self._row(*loaded) for loaded in loading.result()]
+
+    def _row(self, entry: Mapping[str, Any], content: bytes | ImageError, seconds: float) -> Row:
         now = datetime.now(timezone.utc)
         make = partial(row_of, facts=self.job.facts, now=now)
         if isinstance(content, ImageError):

@@ -9,7 +9,7 @@ from support import SHARED, needs_shared
 
 from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract
 from cxr_edge.runtime.explanation.gradcam import OUTLINE_RGB, overlay, upsample
-from cxr_edge.runtime.explanation.lungs import convex_hull, evidence_inside, find_lungs
+from cxr_edge.runtime.explanation.lungs import _regions, convex_hull, evidence_inside, find_lungs
 from cxr_edge.runtime.prediction import Prediction, describe
 
 CONTRACT = InputContract()
@@ -43,6 +43,20 @@ LEFT, RIGHT = (8, 14, 4, 8), (20, 14, 4, 8)
 )
 def test_lungs_are_counted_and_those_that_reach_the_border_are_told(ellipses, found):
     assert find_lungs(drawn(*ellipses)).found == found
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 1.0])
+def test_regions_are_those_of_opencv(share):
+    mask = np.random.default_rng(0).random((28, 21)) < share
+    regions, boxes = _regions(mask)
+    count, expected, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    assert len(boxes) == count and np.array_equal(regions > 0, expected > 0)
+    # OpenCV numbers them in another order.
+    pairs = set(zip(regions.ravel().tolist(), expected.ravel().tolist(), strict=True))
+    assert len(pairs) == len({n for n, _ in pairs}) == len({n for _, n in pairs})
+    for ours, theirs in pairs - {(0, 0)}:
+        left, top, width, height, area = stats[theirs].tolist()
+        assert boxes[ours] == (area, left, top, width, height)
 
 
 def test_a_speck_does_not_widen_the_hull():

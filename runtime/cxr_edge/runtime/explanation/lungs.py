@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -44,33 +45,56 @@ class Lungs:
     hull: Mask
 
 
+class _Box(NamedTuple):
+    """Area of a region and the box around it, in tiles."""
+
+    area: int = 0
+    left: int = 0
+    top: int = 0
+    width: int = 0
+    height: int = 0
+
+
 def find_lungs(lungs: FloatArray) -> Lungs:
     """Find the lungs in their map, (h, w) float32 in [0, 1].
 
     A lung is a region of tiles of probability ≥ `LUNG` that share sides, with at least `SMALLEST_LUNG` of the image.
     Only the two largest count.
     """
-    mask = (lungs >= LUNG).astype(np.uint8)
-    _, regions, boxes, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
-    areas = boxes[:, cv2.CC_STAT_AREA].tolist()
-    largest = sorted(range(1, len(areas)), key=lambda n: -areas[n])[:2]
-    numbers = [n for n in largest if areas[n] >= SMALLEST_LUNG * mask.size]
+    regions, boxes = _regions(lungs >= LUNG)
+    largest = sorted(range(1, len(boxes)), key=lambda n: -boxes[n].area)[:2]
+    numbers = [n for n in largest if boxes[n].area >= SMALLEST_LUNG * lungs.size]
     found = ("none", "one", "both")[len(numbers)]
-    if any(_is_cut_off(regions, n, *boxes[n].tolist()) for n in numbers):
+    if any(_is_cut_off(regions, n, boxes[n]) for n in numbers):
         found = "cut off"
-    is_lung = np.zeros(len(areas), bool)
+    is_lung = np.zeros(len(boxes), bool)
     is_lung[numbers] = True
     return Lungs(found, convex_hull(is_lung[regions]))
 
 
-def _is_cut_off(regions: npt.NDArray[np.int32], n: int, left: int, top: int, width: int, height: int, _: int) -> bool:
+def _regions(mask: Mask) -> tuple[npt.NDArray[np.int32], list[_Box]]:
+    """Number the regions of tiles that share sides; 0 is the rest.
+
+    `cv2.connectedComponentsWithStats` gives the same, but wakes OpenCV's threads even for so few tiles: they took a
+    fifth of the processor time of a prediction.
+    """
+    regions = -mask.astype(np.int32)  # -1: not numbered yet
+    boxes = [_Box()]
+    while regions.flat[first := int((regions < 0).argmax())] < 0:
+        row, column = divmod(first, mask.shape[1])
+        area, _, _, sides = cv2.floodFill(regions, None, (column, row), len(boxes), flags=4)
+        boxes.append(_Box(area, *sides))
+    return regions, boxes
+
+
+def _is_cut_off(regions: npt.NDArray[np.int32], n: int, box: _Box) -> bool:
     """Whether region `n` touches a border, given the box around it."""
     rows, columns = regions.shape
     sides = (
-        (left == 0, regions[:, 0], height),
-        (top == 0, regions[0], width),
-        (left + width == columns, regions[:, -1], height),
-        (top + height == rows, regions[-1], width),
+        (box.left == 0, regions[:, 0], box.height),
+        (box.top == 0, regions[0], box.width),
+        (box.left + box.width == columns, regions[:, -1], box.height),
+        (box.top + box.height == rows, regions[-1], box.width),
     )
     return any(touches and np.count_nonzero(side == n) >= CUT_OFF * length for touches, side, length in sides)
 

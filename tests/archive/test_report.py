@@ -57,7 +57,16 @@ def test_counts_are_those_of_the_rows(scored, rows, cli):
     assert found["total"]["novel"] == sum(not row["in_distribution"] for row in good)
     assert found["studies"][0] == 10 and [t["name"] for t in found["times"]] == [f"2024-01-0{d}" for d in (1, 2, 3, 4)]
     assert sum(part["rows"] for part in found["parts"]) == 40 and found["errors"][0][2] == 1
-    assert found["distances"] == {} and "no reference" in found["notes"][0]
+    assert found["distances"].keys() == {"logit", "novelty", "evidence_in_lungs"}
+
+
+def test_without_a_reference_there_is_no_drift(scored, cli, tmp_path):
+    folder = shutil.copytree(packaged_model(), tmp_path / "bundle")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"reference": None}))
+    code, out, err = cli("score", "report", scored, "-m", folder, "--format", "json")
+    found = json.loads(out)
+    assert code == 0 and found["distances"] == {} and "no reference" in found["notes"][0], err
 
 
 def test_figures_are_those_of_evaluate(scored, rows, cli):

@@ -22,7 +22,8 @@ WARM_UP = 5
 class Latency:
     """Raw samples of one file in milliseconds by stage.
 
-    `total` is decode + preprocess + inference, with the heatmap. `explanation` is the time to draw its picture.
+    `total` is the time of `Predictor.predict`: all stages, the heatmap, and what is computed from the outputs.
+    `explanation` is the time to draw the picture of the heatmap.
     """
 
     file: ModelFile
@@ -53,6 +54,8 @@ def measure(
 ) -> tuple[list[Latency], list[float]]:
     """Time all predictors and the control in turns, one image per round, for `samples` rounds after warm-up.
 
+    The pictures are drawn afterwards: they need so much memory that the next prediction would be slower.
+
     Returns
     -------
     Samples of each predictor, and milliseconds of the control.
@@ -60,6 +63,10 @@ def measure(
     latencies = [Latency(p.file, p.engine.backend) for p in predictors]
     with control() as ask:
         times = [_round(predictors, latencies, images, round_, ask, tick) for round_ in range(-WARM_UP, samples)]
+    for round_ in range(samples):
+        for predictor, latency in zip(predictors, latencies, strict=True):
+            latency.samples_ms["explanation"].append(_draw_ms(predictor, images[round_ % len(images)]))
+        tick()
     return latencies, times[WARM_UP:]
 
 
@@ -78,9 +85,15 @@ def _round(
 
 
 def sample(predictor: Predictor, image: Path) -> dict[str, float]:
-    """Milliseconds of each stage for one image."""
+    """Milliseconds of one prediction, by stage and in total."""
+    start = perf_counter()
+    stages = predictor.predict(image).timings_ms
+    return {**stages, "total": 1e3 * (perf_counter() - start)}
+
+
+def _draw_ms(predictor: Predictor, image: Path) -> float:
     prediction = predictor.predict(image)
     gray = read_image(image)
     start = perf_counter()
     overlay(gray, prediction.heatmap, predictor.manifest.heatmap, predictor.manifest.input, prediction.label)
-    return {**prediction.timings_ms, "explanation": 1e3 * (perf_counter() - start)}
+    return 1e3 * (perf_counter() - start)

@@ -65,7 +65,7 @@ def benchmark(path: Path, images: Sequence[Path], options: Options, progress: Pr
     bundle = Bundle.open(path)
     predictors, passed_over = open_files(bundle, options.engine, options.threads)
     sensors = find_sensors()
-    with _bar(progress, "latency", options.samples + WARM_UP) as tick, Meter(sensors) as course:
+    with _bar(progress, "latency", 2 * options.samples + WARM_UP) as tick, Meter(sensors) as course:
         latencies, control = measure(predictors, images, options.samples, tick)
     rows = [_latency_row(latency, latencies[0]) for latency in latencies]
     if can_measure_energy(sensors):

@@ -65,7 +65,8 @@ def entropy_floor_ms(images: Sequence[Path], most: int = 12) -> float | None:
     import simplejpeg
 
     found = []
-    for path in [p for p in images if p.suffix.lower() in (".jpg", ".jpeg")][:most]:
+    files = [path for path in images if path.suffix.lower() in (".jpg", ".jpeg")]
+    for path in files[:: -(-len(files) // most) or 1]:  # from the whole list, which may be sorted by class
         content = path.read_bytes()
         run = lambda content=content: simplejpeg.decode_jpeg(content, "GRAY", min_height=1, min_width=1)  # noqa: E731
         found.append(1e3 * quickest(run, 5))

@@ -62,9 +62,10 @@ def test_killed_workers_and_drivers_lose_nothing_and_repeat_nothing(many, tmp_pa
         os.killpg(driver.pid, signal.SIGKILL)
         driver.communicate()
     kept = {path.name: path.stat().st_mtime_ns for path in out.glob("rows/*.parquet")}
+    errors = sum(pq.read_table(out / "rows" / name)["error_type"].drop_null().length() for name in kept)
     done = start(many, "-o", out, "--workers", 1, "--threads", 2)
     said, _ = done.communicate(timeout=240)
-    assert done.returncode == 3, said  # one input is broken
+    assert done.returncode == (0 if errors else 3), said  # one input is broken; it may have its row already
     uris = pq.read_table(out / "rows")["uri"].to_pylist()
     assert len(uris) == len(set(uris)) == 700
     assert {name: (out / "rows" / name).stat().st_mtime_ns for name in kept} == kept
@@ -87,8 +88,8 @@ def test_sigterm_keeps_finished_rows_and_says_how_to_continue(many, tmp_path):
     assert list(tmp_path.glob("rows/*.parquet")) and not list(tmp_path.glob("rows/.*"))
 
 
-def test_no_cluster_at_the_address_is_an_error(many, tmp_path):
-    done = start(many, "-o", tmp_path / "out", "--address", "127.0.0.1:1")
-    said, _ = done.communicate(timeout=240)
-    assert done.returncode == 2 and "no Ray cluster at 127.0.0.1:1" in said
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:port"])
+def test_no_cluster_at_the_address_is_an_error(cli, many, tmp_path, address):
+    code, _, err = cli("score", many, "-o", tmp_path / "out", "--address", address)
+    assert code == 2 and f"no Ray cluster at {address}" in err and "ray start --head" in err
     assert not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from cxr_edge.runtime.errors import CxrEdgeError, EngineError
 OBJECT_STORE = 256 << 20
 #: How often Ray is started on this machine. It gives up after 15 s, which a busy machine may need to load its files.
 STARTS = 2
+#: Seconds in which the head of a cluster must accept a connection.
+CONNECT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ def started(pool: Pool) -> Iterator[None]:
 def _start(pool: Pool) -> None:
     import ray
 
+    if pool.address:
+        _refuse_if_nobody_listens(pool.address)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     cpus = pool.local_workers * pool.threads
     here = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE}
@@ -90,6 +95,21 @@ def _start(pool: Pool) -> None:
             raise EngineError(
                 f"{where} ({type(error).__name__}: {error}); check address, memory and load, and try again"
             ) from error
+
+
+def _refuse_if_nobody_listens(address: str) -> None:
+    """Ray itself tries a wrong address for minutes."""
+    host, separator, port = address.rpartition("://")[2].rpartition(":")
+    if not separator:  # such as auto
+        return
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS):
+            return
+    except (OSError, ValueError) as error:
+        raise EngineError(
+            f"no Ray cluster at {address} ({error}); expected HOST:PORT of its head, such as 10.0.0.7:6379: look at "
+            "what `ray start --head` printed there, and whether a firewall is between"
+        ) from error
 
 
 def remote_facts(model: dict[str, Any], pool: Pool) -> Facts:

@@ -6,23 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 
 from cxr_edge.runtime.bundles.bundle import Bundle
 from cxr_edge.runtime.predictor import packaged_model
 
 PROGRAMS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    random = np.random.default_rng(0)
-    for name in ("a.png", "b.png"):
-        cv2.imwrite(str(folder / name), random.integers(0, 256, (300, 320), np.uint8))
-    return folder
 
 
 def run(program, *arguments):

@@ -7,7 +7,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
@@ -25,15 +24,6 @@ needs_repository = pytest.mark.skipif(
     subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True).returncode != 0,
     reason="these tests do not run in a git repository",
 )
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    random = np.random.default_rng(0)
-    for name in ("a.png", "b.png"):
-        cv2.imwrite(str(folder / name), random.integers(0, 256, (300, 320), np.uint8))
-    return folder
 
 
 @pytest.fixture

@@ -40,7 +40,8 @@ def plain_int8(network: Any, images: list[Path], threads: int) -> Decide:
     from ai_edge_litert.interpreter import Interpreter
 
     size = _size(network)
-    interpreter = Interpreter(model_content=_int8(network, images[:CALIBRATION], size), num_threads=threads)
+    chosen = images[:: -(-len(images) // CALIBRATION)]  # from the whole list, which may be sorted by class
+    interpreter = Interpreter(model_content=_int8(network, chosen, size), num_threads=threads)
     interpreter.allocate_tensors()
     entry, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     scale, zero = entry["quantization"]

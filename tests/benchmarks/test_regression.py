@@ -92,6 +92,7 @@ def test_a_baseline_knows_whether_its_bundle_can_run_again(tmp_path):
     assert "does not say where its bundle is" in load_baseline(path).warning
 
 
+@pytest.mark.slow
 def test_the_baselines_bundle_runs_again_in_turns(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(against, "PLAN", Plan(2, 3))
     image, first, again = tmp_path / "a.png", tmp_path / "first.json", tmp_path / "again.json"

@@ -32,6 +32,7 @@ def short(monkeypatch):
     monkeypatch.setattr(module, "PLAN", Plan(3, 4))
 
 
+@pytest.mark.slow
 def test_a_side_with_twice_the_work_is_slower(images, tmp_path, short):
     shutil.copytree(ROOT / "runtime", tmp_path / "runtime")
     path = tmp_path / "runtime" / "cxr_edge" / "runtime" / "predictor.py"
@@ -49,6 +50,7 @@ def test_a_side_with_twice_the_work_is_slower(images, tmp_path, short):
     assert seen[:3] == [("in turns, model.int8.tflite", i, 3) for i in (1, 2, 3)]
 
 
+@pytest.mark.slow
 def test_what_is_not_clear_is_measured_again_for_longer(images, short):
     here, stages = Side("here", packaged_model()), []
     files, _ = pairs(here, here, "litert")

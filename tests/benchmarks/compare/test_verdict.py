@@ -24,6 +24,7 @@ def verdict(limit=1.05, **settings):
     return compare("a", "b", drawn(**settings), limit).verdict
 
 
+@pytest.mark.slow
 def test_equal_sides_never_fail_and_a_tenth_is_caught():
     equal = [verdict(seed=seed) for seed in range(200)]
     assert "slower" not in equal and equal.count("held") > 150

@@ -98,7 +98,7 @@ def make_plan(inputs: pa.Table, output: Output, model_sha256: str, retry_errors:
     old, new = _sort_out(files, rows, retry_errors)
     blocks = (*_new_blocks(files, new), *_replacing_blocks(files, old, rows), *tar_blocks)
     left = sum(block.inputs.num_rows for block in blocks)
-    known = pa.concat_arrays([c.combine_chunks() for c in (inputs["uri"],)])
+    known = inputs["uri"].combine_chunks()
     stray = pc.invert(pc.is_in(pc.coalesce(done["archive"], done["uri"]), known))
     return Plan(blocks, inputs.num_rows, inputs.num_rows - left, pc.sum(old).as_py() or 0, pc.sum(stray).as_py() or 0)
 

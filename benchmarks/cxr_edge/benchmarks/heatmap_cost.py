@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.benchmarks.latency import WARM_UP
+from cxr_edge.benchmarks.sessions import onnx_session
 from cxr_edge.benchmarks.statistics import median_ratio
 from cxr_edge.runtime.errors import UsageError
 
@@ -42,11 +43,7 @@ def heatmap_cost(
 def _runner(path: Path, threads: int) -> Callable[[npt.NDArray[np.uint8]], Any]:
     """The bare engine, because the runtime refuses a file without a heatmap."""
     if path.suffix == ".onnx":
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnx_session(path, threads)
         return lambda image: session.run(None, {"image": image})
     from ai_edge_litert.interpreter import Interpreter
 

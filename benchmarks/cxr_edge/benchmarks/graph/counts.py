@@ -47,10 +47,7 @@ def count(path: Path) -> list[Work]:
     BundleError
         If the file is not an ONNX model, or the shape of a tensor cannot be inferred.
     """
-    graph = _read(path)
-    shapes = _shapes(graph)
-    constants = {tensor.name for tensor in graph.initializer}
-    return [_work(path, node, shapes, constants) for node in graph.node if node.op_type in COUNTED]
+    return _works(path, _read(path))
 
 
 def count_by_name(path: Path) -> dict[str, Work]:
@@ -59,7 +56,7 @@ def count_by_name(path: Path) -> dict[str, Work]:
     An operator that is fused with those after it takes the name of one of them, or of a tensor between them.
     """
     graph = _read(path)
-    works = {work.name: work for work in count(path) if work.macs}
+    works = {work.name: work for work in _works(path, graph) if work.macs}
     readers: dict[str, list[Any]] = {}
     for node in graph.node:
         for name in node.input:
@@ -112,9 +109,10 @@ def _read(path: Path) -> Any:
         raise BundleError(f"{path}: not a model that onnx can read ({error}); copy the file again") from error
 
 
-def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
+def _works(path: Path, graph: Any) -> list[Work]:
     constants = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    return {v.name: _shape(v) for v in (*graph.input, *graph.value_info, *graph.output)} | constants
+    shapes = {v.name: _shape(v) for v in (*graph.input, *graph.value_info, *graph.output)} | constants
+    return [_work(path, node, shapes, constants.keys()) for node in graph.node if node.op_type in COUNTED]
 
 
 def _for_one_image(model: Any) -> Any:

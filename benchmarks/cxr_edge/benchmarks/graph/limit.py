@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cxr_edge.benchmarks.graph.counts import Work, count
 from cxr_edge.benchmarks.graph.peaks import Peaks, quickest
+from cxr_edge.common.dataset import evenly
 from cxr_edge.runtime.bundles.bundle import Bundle
 
 #: Precision -> bytes of an element.
@@ -66,7 +67,7 @@ def entropy_floor_ms(images: Sequence[Path], most: int = 12) -> float | None:
 
     found = []
     files = [path for path in images if path.suffix.lower() in (".jpg", ".jpeg")]
-    for path in files[:: -(-len(files) // most) or 1]:  # from the whole list, which may be sorted by class
+    for path in evenly(files, most):
         content = path.read_bytes()
         run = lambda content=content: simplejpeg.decode_jpeg(content, "GRAY", min_height=1, min_width=1)  # noqa: E731
         found.append(1e3 * quickest(run, 5))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.benchmarks.sessions import onnx_session
 from cxr_edge.runtime.errors import EngineError
 
 
@@ -28,14 +29,9 @@ def profile_onnx(
     EngineError
         If the profile has no nodes.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.enable_profiling = True
     with tempfile.TemporaryDirectory() as folder:
-        options.profile_file_prefix = str(Path(folder) / "profile")
-        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        prefix = str(Path(folder) / "profile")
+        session = onnx_session(file, threads, enable_profiling=True, profile_file_prefix=prefix)
         for _ in range(runs + 5):
             session.run(None, {session.get_inputs()[0].name: image})
         events = json.loads(Path(session.end_profiling()).read_text())

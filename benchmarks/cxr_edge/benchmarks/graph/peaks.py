@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from cxr_edge.benchmarks.sessions import onnx_session
+
 #: Sides of square matrices, of which the best counts. All operands stay in the caches of small processors.
 SIDES = (256, 384, 512)
 #: Repeats of each measurement; the quickest counts.
@@ -68,11 +70,7 @@ def _ort(operator: str, threads: int) -> Callable[[int], Callable[[], Any]]:
     """A matrix product in ONNX Runtime, with weights as a constant, so that it may pack them before."""
 
     def prepare(side: int) -> Callable[[], Any]:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(_product(operator, side), options, providers=["CPUExecutionProvider"])
+        session = onnx_session(_product(operator, side), threads)
         dtype = np.uint8 if operator == "MatMulInteger" else np.float32
         first = np.random.default_rng(0).integers(0, 100, (side, side)).astype(dtype)
         return lambda: session.run(None, {"a": first})

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cxr_edge.benchmarks.sessions import onnx_session
 from cxr_edge.runtime.imaging.preprocess import minimum_sides, preprocess
 from cxr_edge.runtime.predictor import Predictor
 
@@ -34,11 +35,7 @@ def bare(predictor: Predictor, threads: int) -> Callable[[Path], Any]:
 def _engine(predictor: Predictor, threads: int) -> Callable[[Any], Any]:
     path = predictor.bundle.folder / predictor.file.path
     if path.suffix == ".onnx":
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnx_session(path, threads)
         return lambda image: session.run(None, {"image": image})
     from ai_edge_litert.interpreter import Interpreter
 

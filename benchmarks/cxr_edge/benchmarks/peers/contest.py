@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 
 from cxr_edge.benchmarks.latency import open_files
 from cxr_edge.benchmarks.peers import converted
@@ -109,7 +110,7 @@ def _entries(
         return Entry(predictor.file.path, BOTH, lambda path: predictor.predict(path).probability, ours=True)
 
     def peer(name: str, decide: converted.Decide) -> Entry:
-        return Entry(name, DECISION, lambda path: _sigmoid(decide(path) / run.temperature))
+        return Entry(name, DECISION, lambda path: float(expit(decide(path) / run.temperature)))
 
     network = decider(run.network())
     entries = [ours(predictor) for predictor in predictors]
@@ -152,7 +153,7 @@ def _reference(run: Run, images: Sequence[Path]) -> npt.NDArray[np.float64]:
     pixels = np.stack([read_input(path, feed.height, feed.width) for path in images]).astype(np.float32)
     outputs = run.network().predict(pixels, verbose=0)
     logits = outputs[0] if isinstance(outputs, list | tuple) else outputs
-    return np.array([_sigmoid(float(value) / run.temperature) for value in np.ravel(logits)])
+    return np.array([float(expit(value / run.temperature)) for value in np.ravel(logits)])
 
 
 def _row(
@@ -230,7 +231,3 @@ def _tool(bundle: Bundle, threads: int) -> tuple[dict[str, Any], list[str]]:
             except EngineError as error:
                 reasons.append(f"LiteRT's benchmark_model: {error}")
     return found, reasons
-
-
-def _sigmoid(value: float) -> float:
-    return float(1 / (1 + np.exp(-value)))

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.benchmarks.sessions import onnx_session
+from cxr_edge.common.dataset import evenly
+
 #: Image file -> logit.
 Decide = Callable[[Path], float]
 #: Largest number of images that set the int8 ranges.
@@ -17,11 +20,7 @@ CALIBRATION = 100
 
 def onnx_runtime(network: Any, folder: Path, threads: int) -> Decide:
     """Pillow with its default resizing, tf2onnx with its defaults, ONNX Runtime."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(_onnx(network, folder), options, providers=["CPUExecutionProvider"])
+    session = onnx_session(_onnx(network, folder), threads)
     name, size = session.get_inputs()[0].name, _size(network)
     return lambda path: float(session.run(None, {name: _pillow(path, size)})[0].ravel()[0])
 
@@ -40,8 +39,8 @@ def plain_int8(network: Any, images: list[Path], threads: int) -> Decide:
     from ai_edge_litert.interpreter import Interpreter
 
     size = _size(network)
-    chosen = images[:: -(-len(images) // CALIBRATION)]  # from the whole list, which may be sorted by class
-    interpreter = Interpreter(model_content=_int8(network, chosen, size), num_threads=threads)
+    content = _int8(network, evenly(images, CALIBRATION), size)
+    interpreter = Interpreter(model_content=content, num_threads=threads)
     interpreter.allocate_tensors()
     entry, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     scale, zero = entry["quantization"]

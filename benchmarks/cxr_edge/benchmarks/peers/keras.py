@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 
 from cxr_edge.common.run import Run
 
@@ -36,11 +37,11 @@ def keras_peers(folder: Path) -> dict[str, Peer]:
     def example(path: Path) -> tuple[float, npt.NDArray[np.float32]]:
         array = _load(path, network)
         logit = float(network.predict(array, verbose=0)[0, 0])
-        return _sigmoid(logit / run.temperature), _gradcam(_gradient_model(network), array)[1]
+        return float(expit(logit / run.temperature)), _gradcam(_gradient_model(network), array)[1]
 
     def one_pass(path: Path) -> tuple[float, npt.NDArray[np.float32]]:
         logit, heatmap = _gradcam(prepared, _load(path, network))
-        return _sigmoid(logit / run.temperature), heatmap
+        return float(expit(logit / run.temperature)), heatmap
 
     return {"Keras' example": example, "Keras, one pass": one_pass}
 
@@ -79,7 +80,3 @@ def _gradcam(model: Any, array: npt.NDArray[np.float32]) -> tuple[float, npt.NDA
     weights = tf.reduce_mean(tape.gradient(logit, features), axis=(0, 1, 2))
     heatmap = tf.nn.relu(tf.squeeze(features @ weights[..., tf.newaxis]))
     return float(logit[0, 0]), heatmap.numpy()
-
-
-def _sigmoid(logit: float) -> float:
-    return float(1 / (1 + np.exp(-logit)))

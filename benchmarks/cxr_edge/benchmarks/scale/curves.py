@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from cxr_edge.benchmarks.graph.peaks import quickest
+from cxr_edge.benchmarks.sessions import onnx_session
 from cxr_edge.runtime.imaging.image import read_image
 from cxr_edge.runtime.predictor import Predictor, load
 
@@ -125,7 +126,6 @@ def over_networks(threads: int) -> Iterator[Curve]:
 
 def _network_ms(size: int, alpha: float, threads: int) -> float:
     import keras
-    import onnxruntime
     import tensorflow as tf
     import tf2onnx
 
@@ -133,9 +133,7 @@ def _network_ms(size: int, alpha: float, threads: int) -> float:
     signature = [tf.TensorSpec((1, size, size, 3), tf.float32, name="image")]
     run = tf.function(lambda image: network(image, training=False))
     model, _ = tf2onnx.convert.from_function(run, input_signature=signature, opset=17)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnx_session(model.SerializeToString(), threads)
     image = np.zeros((1, size, size, 3), np.float32)
     keras.utils.clear_session(free_memory=False)
     return 1e3 * quickest(lambda: session.run(None, {"image": image}), 3 * REPEATS)

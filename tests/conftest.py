@@ -12,6 +12,7 @@ from support import needs_shared
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
+@pytest.hookimpl(tryfirst=True)  # before the hook of xdist, which reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what needs the trained chain as `slow`, what needs ../shared as `data`, and what shares a process."""
     tests, in_groups = Path(__file__).parent, config.pluginmanager.hasplugin("xdist")

@@ -1,5 +1,6 @@
 """Site, workflows, templates, hooks, wheel and changelog are what maintainers rely on."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -107,6 +108,12 @@ def test_the_hooks_are_valid():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="the tests run in one process")
+def test_processes_share_the_tests_by_group(request):
+    # Otherwise each process would have TensorFlow in its memory and make the chain anew.
+    assert request.node.nodeid.endswith("@test_project.py")
+
+
 def test_the_wheel_says_that_it_is_typed(tmp_path):
     done = run("hatchling", "build", "-t", "wheel", "-d", tmp_path)
     assert done.returncode == 0, done.stderr

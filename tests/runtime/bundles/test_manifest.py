@@ -196,7 +196,11 @@ def test_a_field_that_cannot_be_used_is_named(path, value, field, expected):
         (TEXT.replace('"temperature"', '"temperature": 1, "temperature"'), "a key occurs twice"),
         (" " * 2_000_000 + TEXT, "found 20"),
     ],
-)
+    ids=[
+        "empty", "list", "deep lists", "deep objects", "nested values", "NaN", "infinite", "huge number", "surrogate",
+        "key twice", "too long",
+    ],
+)  # fmt: skip
 def test_json_that_cannot_be_used_is_refused(text, says):
     with pytest.raises(BundleError, match=says):
         Manifest.from_json(text, "bundle/manifest.json")

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,6 +27,21 @@ PACKAGED_FILES = [
     pytest.param("onnx", "fp32", marks=needs_onnx),
     pytest.param("litert", "int8", marks=needs_litert),
 ]
+
+
+class Lazy:
+    """A module that is imported when it is first used.
+
+    Every process imports all test modules, but only one of them needs TensorFlow, which takes seconds and 500 MB.
+    """
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __getattr__(self, attribute: str):
+        if attribute.startswith("__"):  # pytest asks all that stands in a module for `__test__`
+            raise AttributeError(attribute)
+        return getattr(import_module(self._name), attribute)
 
 
 def assert_complete(prediction) -> None:

@@ -114,6 +114,14 @@ def test_processes_share_the_tests_by_group(request):
     assert request.node.nodeid.endswith("@test_project.py")
 
 
+@pytest.mark.slow
+def test_importing_the_tests_imports_no_training_framework():
+    # Every process imports all test modules; `support.Lazy` defers what needs TensorFlow.
+    code = "import sys, pytest; pytest.main(['--collect-only', '-q']); print({'tensorflow', 'jax'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
 def test_the_wheel_says_that_it_is_typed(tmp_path):
     done = run("hatchling", "build", "-t", "wheel", "-d", tmp_path)
     assert done.returncode == 0, done.stderr

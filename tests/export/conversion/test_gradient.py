@@ -5,15 +5,16 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from support import SHARED, needs_shared
+from support import SHARED, Lazy, needs_shared
 
 from cxr_edge.common.run import Novelty
 from cxr_edge.export.conversion.gradient import RULES, gradient_model
 from cxr_edge.export.conversion.graph import deployment_model
 from cxr_edge.export.conversion.onnx import onnx_from_keras
 from cxr_edge.runtime import BundleError
-from cxr_edge.train.fit.fold import deployable
 from cxr_edge.train.fit.models import build
+
+fold = Lazy("cxr_edge.train.fit.fold")
 
 BACKBONE = SHARED / "weights" / "mobilenet_v2_imagenet_notop.weights.h5"
 
@@ -64,7 +65,7 @@ def test_the_gradient_is_gradienttapes(arch, weights, size, most_pixels):
     import tensorflow as tf
 
     keras.utils.set_random_seed(0)
-    network = deployable(build(arch, weights, size))
+    network = fold.deployable(build(arch, weights, size))
     if weights == "none":
         keep_signals_alive(network)
     model = gradient_model(exported(network))

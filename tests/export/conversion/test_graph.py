@@ -3,7 +3,7 @@
 import numpy as np
 import onnxruntime
 import pytest
-from support import SHARED, needs_shared
+from support import SHARED, Lazy, needs_shared
 
 from cxr_edge.common.dataset import read_dataset, read_pixels
 from cxr_edge.common.run import Novelty
@@ -14,8 +14,9 @@ from cxr_edge.runtime import BundleError
 from cxr_edge.runtime.bundles.bundle import InputContract
 from cxr_edge.runtime.engines.litert import LiteRTEngine
 from cxr_edge.runtime.engines.onnx import OnnxEngine
-from cxr_edge.train.fit.fold import deployable
 from cxr_edge.train.fit.models import build
+
+fold = Lazy("cxr_edge.train.fit.fold")
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +46,7 @@ def novelty_of_layers(network, layers):
 @pytest.mark.parametrize("format", ["onnx", "tflite"])
 @pytest.mark.parametrize("layers", [("pool4",), ("pool3", "pool4")])
 def test_kinds_of_outliers_are_read_from_earlier_layers_in_the_same_pass(tmp_path, format, layers):
-    network = deployable(build("cnn", "none"))
+    network = fold.deployable(build("cnn", "none"))
     statistics = novelty_of_layers(network, layers)
     model = deployment_model(network, TEMPERATURE, statistics)
     path = tmp_path / f"model.{format}"
@@ -63,7 +64,7 @@ def test_kinds_of_outliers_are_read_from_earlier_layers_in_the_same_pass(tmp_pat
 
 
 def test_named_kinds_survive_half_precision():
-    network = deployable(build("cnn", "none"))
+    network = fold.deployable(build("cnn", "none"))
     statistics = novelty_of_layers(network, ("pool3", "pool4"))
     half = onnx.to_fp16(onnx.onnx_from_keras(deployment_model(network, TEMPERATURE, statistics)))
     images = np.random.default_rng(1).integers(0, 256, (4, 224, 224, 1), dtype=np.uint8)
@@ -83,7 +84,7 @@ def mobilenet():
     import keras
 
     keras.utils.set_random_seed(0)
-    return deployable(build("mobilenetv2", str(SHARED / "weights" / "mobilenet_v2_imagenet_notop.weights.h5")))
+    return fold.deployable(build("mobilenetv2", str(SHARED / "weights" / "mobilenet_v2_imagenet_notop.weights.h5")))
 
 
 @pytest.fixture(scope="module")

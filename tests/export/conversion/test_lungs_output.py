@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 import cv2
 import numpy as np
 import pytest
+from support import Lazy
 
 from cxr_edge.common.run import Novelty
 from cxr_edge.common.statistics import dice
@@ -25,8 +26,9 @@ from cxr_edge.runtime.bundles.bundle import (
 from cxr_edge.runtime.bundles.facts import PLACEHOLDER
 from cxr_edge.runtime.engines.litert import LiteRTEngine
 from cxr_edge.runtime.engines.onnx import OnnxEngine
-from cxr_edge.train.fit.fold import deployable
 from cxr_edge.train.fit.models import build
+
+fold = Lazy("cxr_edge.train.fit.fold")
 
 pytestmark = pytest.mark.slow
 SIDE, GRID = 64, LungGrid(8, 8)
@@ -54,7 +56,7 @@ def network(pixels):
     import keras
 
     keras.utils.set_random_seed(0)
-    network = deployable(build("cnn", "none", SIDE, lungs=True))
+    network = fold.deployable(build("cnn", "none", SIDE, lungs=True))
     last = network.get_layer("lungs")
     logits = np.asarray(network(pixels.astype(np.float32))[1])
     kernel, bias = last.get_weights()

@@ -5,12 +5,14 @@ from weakref import WeakSet
 
 import numpy as np
 import pytest
-from tf2onnx.optimizer.optimizer_base import GraphOptimizerBase
+from support import Lazy
 
 from cxr_edge.common.run import Novelty
 from cxr_edge.export.conversion.graph import deployment_model
 from cxr_edge.export.conversion.onnx import onnx_from_keras
 from cxr_edge.train.fit.models import build
+
+tf2onnx = Lazy("tf2onnx.optimizer.optimizer_base")
 
 pytestmark = pytest.mark.slow
 
@@ -18,14 +20,14 @@ pytestmark = pytest.mark.slow
 def test_conversion_drops_the_copies_of_each_pass(monkeypatch):
     """tf2onnx copies the graph for each of some thirty passes. Copies in cycles live until Python searches for them."""
     graphs, most = WeakSet(), []
-    optimize = GraphOptimizerBase.optimize
+    optimize = tf2onnx.GraphOptimizerBase.optimize
 
     def watched(self, graph, iteration):
         graphs.add(graph)
         most.append(len(graphs))
         return optimize(self, graph, iteration)
 
-    monkeypatch.setattr(GraphOptimizerBase, "optimize", watched)
+    monkeypatch.setattr(tf2onnx.GraphOptimizerBase, "optimize", watched)
     channels = 1280
     directions = np.eye(channels, 2, dtype=np.float32)
     novelty = Novelty(np.zeros(channels, np.float32), directions, directions, np.zeros(2, np.float32), 1.0)

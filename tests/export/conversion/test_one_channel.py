@@ -1,14 +1,15 @@
 """Filters of one channel in two passes."""
 
-import keras
 import numpy as np
 import pytest
-from support import needs_litert
+from support import Lazy, needs_litert
 
 from cxr_edge.export.conversion.one_channel import split_filters
 from cxr_edge.export.conversion.tflite import tflite_from_keras
-from cxr_edge.train.fit.fold import deployable
 from cxr_edge.train.fit.models import build
+
+fold = Lazy("cxr_edge.train.fit.fold")
+keras = Lazy("keras")
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 48, 32, 1)).astype(np.float32)
 
@@ -50,7 +51,7 @@ def test_other_filters_stay(kernel, options):
 def test_a_tflite_file_of_a_smoothing_network_has_no_filter_of_one_channel(tmp_path):
     from cxr_edge.benchmarks.graph.counts import count_tflite
 
-    network = deployable(build("cnn", "none", smooth=True))
+    network = fold.deployable(build("cnn", "none", smooth=True))
     works = {}
     for name, each in (("whole", network), ("split", split_filters(network))):
         (tmp_path / name).write_bytes(tflite_from_keras(keras.Model(each.input, {"logit": each.output})))

@@ -2,12 +2,12 @@
 
 import json
 
-import keras
 import numpy as np
 import onnx as onnx_package
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 from onnx import numpy_helper
+from support import Lazy
 
 from cxr_edge.common.dataset import read_dataset, read_pixels
 from cxr_edge.common.run import Run
@@ -16,6 +16,8 @@ from cxr_edge.export.conversion.build import build_bundle
 from cxr_edge.export.conversion.onnx import OPSET, REDUCED
 from cxr_edge.runtime import load
 from cxr_edge.train.fit.models import build
+
+keras = Lazy("keras")
 
 SYMMETRIC = "model.int8.symmetric.onnx"
 

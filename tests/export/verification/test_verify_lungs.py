@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from support import Lazy
 
 from cxr_edge.common.dataset import read_dataset, read_pixels
 from cxr_edge.common.run import Run
 from cxr_edge.export.conversion.build import build_bundle
 from cxr_edge.runtime.bundles.bundle import Bundle, LungGrid, sha256
-from cxr_edge.train.fit.fold import deployable
 from cxr_edge.train.fit.models import build
+
+fold = Lazy("cxr_edge.train.fit.fold")
 
 FILES = ["model.onnx", "model.fp16.tflite", "model.int8.tflite", "model.mediapipe.tflite"]
 
@@ -24,7 +26,7 @@ def lungs_bundle(run, phantoms, tmp_path_factory):
 
     folder = shutil.copytree(run, tmp_path_factory.mktemp("lungs") / "run")
     keras.utils.set_random_seed(0)
-    network = deployable(build("cnn", "none", lungs=True, smooth=True))
+    network = fold.deployable(build("cnn", "none", lungs=True, smooth=True))
     last = network.get_layer("lungs")
     logits = np.asarray(network(read_pixels(read_dataset(phantoms, ("test",))).astype(np.float32))[1])
     kernel, bias = last.get_weights()

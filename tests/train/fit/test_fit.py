@@ -1,21 +1,23 @@
 import json
 import shutil
 
-import keras
 import numpy as np
 import pytest
+from support import Lazy
 
 from cxr_edge.common.dataset import contents, fingerprint, read_dataset, read_pixels
 from cxr_edge.runtime import DataError, UsageError
-from cxr_edge.train.data.batches import RadiographBatches
 from cxr_edge.train.data.patients import patient_of
 from cxr_edge.train.fit import models
-from cxr_edge.train.fit.augment import PairMix, augmentation
-from cxr_edge.train.fit.callbacks import StopOnNaN
 from cxr_edge.train.fit.config import TrainConfig
 from cxr_edge.train.fit.distribute import Replicas
-from cxr_edge.train.fit.loop import compile_model, fitted_model, phases
 from cxr_edge.train.fit.training import train
+
+keras = Lazy("keras")
+augment = Lazy("cxr_edge.train.fit.augment")
+batches = Lazy("cxr_edge.train.data.batches")
+callbacks = Lazy("cxr_edge.train.fit.callbacks")
+loop = Lazy("cxr_edge.train.fit.loop")
 
 
 def test_a_run_tells_what_it_was_made_of(run, phantoms):
@@ -47,12 +49,12 @@ def test_the_saved_network_gives_the_recorded_metrics(run, phantoms):
 
 def test_batches_cover_each_image_once_in_a_new_order_each_epoch():
     pixels = np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1)
-    batches = RadiographBatches(pixels, np.arange(10) % 2, batch_size=4, seed=0)
+    made = batches.RadiographBatches(pixels, np.arange(10) % 2, batch_size=4, seed=0)
     orders = []
     for epoch in range(2):
-        batches.epoch = epoch
-        batches.on_epoch_begin()
-        x, y = zip(*(batches[i] for i in range(len(batches))), strict=True)
+        made.epoch = epoch
+        made.on_epoch_begin()
+        x, y = zip(*(made[i] for i in range(len(made))), strict=True)
         seen = np.concatenate(x).ravel()
         assert sorted(seen) == list(range(10))
         np.testing.assert_array_equal(np.concatenate(y).ravel(), seen % 2)
@@ -62,28 +64,30 @@ def test_batches_cover_each_image_once_in_a_new_order_each_epoch():
 
 def test_batches_give_every_replica_its_share():
     pixels = np.arange(9, dtype=np.uint8).reshape(9, 1, 1, 1)
-    batches = RadiographBatches(pixels, np.arange(9) % 2, batch_size=4, seed=0, multiple_of=4)
-    assert [len(batches[i][0]) for i in range(len(batches))] == [4, 4, 4]
-    seen = np.concatenate([batches[i][0].ravel() for i in range(len(batches))])
+    made = batches.RadiographBatches(pixels, np.arange(9) % 2, batch_size=4, seed=0, multiple_of=4)
+    assert [len(made[i][0]) for i in range(len(made))] == [4, 4, 4]
+    seen = np.concatenate([made[i][0].ravel() for i in range(len(made))])
     assert set(seen) == set(range(9)) and list(seen[9:]) == list(seen[:3])
 
 
 def test_class_weights_let_both_classes_count_the_same():
     labels = np.array([0, 0, 0, 1])
-    _, targets, weights = RadiographBatches(np.zeros((4, 1, 1, 1), np.uint8), labels, 4, 0, class_weights=True)[0]
+    _, targets, weights = batches.RadiographBatches(np.zeros((4, 1, 1, 1), np.uint8), labels, 4, 0, class_weights=True)[
+        0
+    ]
     assert weights[targets[:, 0] == 1].sum() == pytest.approx(weights[targets[:, 0] == 0].sum()) == 2
 
 
 def test_mixup_mixes_images_labels_and_weights_in_the_same_shares():
     labels = np.array([0, 1, 1, 1, 0, 1])
     pixels = (np.ones((6, 4, 4, 1)) * labels[:, None, None, None]).astype(np.uint8)
-    batches = RadiographBatches(pixels, labels, 6, 0, class_weights=True, mixup=1.0)
-    (images, shares), targets, weights = batches[0]
-    mixed = np.array(PairMix()(images.astype(np.float32), shares, training=True))
+    made = batches.RadiographBatches(pixels, labels, 6, 0, class_weights=True, mixup=1.0)
+    (images, shares), targets, weights = made[0]
+    mixed = np.array(augment.PairMix()(images.astype(np.float32), shares, training=True))
     np.testing.assert_allclose(mixed.mean(axis=(1, 2, 3)), targets[:, 0], rtol=1e-6)
     np.testing.assert_allclose(weights, 1.5 + targets[:, 0] * (0.75 - 1.5), rtol=1e-6)
     assert 0 < shares.min() < shares.max() < 1
-    np.testing.assert_array_equal(PairMix()(images.astype(np.float32), shares), images)
+    np.testing.assert_array_equal(augment.PairMix()(images.astype(np.float32), shares), images)
 
 
 def test_half_precision_scales_the_loss_and_keeps_single_precision_weights():
@@ -94,8 +98,8 @@ def test_half_precision_scales_the_loss_and_keeps_single_precision_weights():
         network = config.build()
     finally:
         keras.config.set_dtype_policy("float32")
-    trainer = fitted_model(network, augmentation(0), config, Replicas())
-    compile_model(trainer, phases(config)[0], 2, config, network.dtype_policy.name)
+    trainer = loop.fitted_model(network, augment.augmentation(0), config, Replicas())
+    loop.compile_model(trainer, loop.phases(config)[0], 2, config, network.dtype_policy.name)
     assert isinstance(trainer.optimizer, keras.optimizers.LossScaleOptimizer)
     assert network.get_layer("conv1").compute_dtype == "float16" and network.get_layer("logit").dtype == "float32"
     assert {str(weight.dtype) for weight in network.weights} == {"float32"}
@@ -103,7 +107,7 @@ def test_half_precision_scales_the_loss_and_keeps_single_precision_weights():
 
 def test_nan_loss_stops_with_advice():
     with pytest.raises(DataError, match="lower --learning-rate"):
-        StopOnNaN().on_train_batch_end(3, {"loss": float("nan")})
+        callbacks.StopOnNaN().on_train_batch_end(3, {"loss": float("nan")})
 
 
 def test_a_saved_model_that_differs_is_not_kept(tmp_path, monkeypatch):

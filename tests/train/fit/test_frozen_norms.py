@@ -1,14 +1,18 @@
 """Batch norms of a pretrained network stay as they are through both phases; those of a new network are trained."""
 
-import keras
+from __future__ import annotations
+
 import numpy as np
 import pytest
+from support import Lazy
 
 from cxr_edge.train.fit.config import Part, TrainConfig
 from cxr_edge.train.fit.distribute import Replicas
-from cxr_edge.train.fit.loop import fit, set_trainable
 from cxr_edge.train.fit.models import build
-from cxr_edge.train.fit.resume import TrainingState
+
+keras = Lazy("keras")
+loop = Lazy("cxr_edge.train.fit.loop")
+resume = Lazy("cxr_edge.train.fit.resume")
 
 PART = Part([], np.random.default_rng(0).integers(0, 256, (16, 64, 64, 1), dtype=np.uint8), np.arange(16) % 2)
 
@@ -34,9 +38,9 @@ def test_fitting_changes_the_norms_of_a_new_network_only(weights, tmp_path):
     """Scale, offset, moving mean and moving variance of each."""
     keras.utils.set_random_seed(0)
     config = TrainConfig("cnn", weights, size=64, epochs=2, batch_size=8, learning_rate=1e-2, augment=False)
-    network, state = config.build(), TrainingState(tmp_path, {}, False)
+    network, state = config.build(), resume.TrainingState(tmp_path, {}, False)
     norms, others = values_of(network, norms=True), values_of(network, norms=False)
-    fit(network, PART, PART, config, Replicas(), state, tmp_path / "best.weights.h5", [])
+    loop.fit(network, PART, PART, config, Replicas(), state, tmp_path / "best.weights.h5", [])
     assert len(norms) == 20  # five norms
     assert unchanged(norms, values_of(network, norms=True)) == (set(norms) if weights == "pretrained" else set())
     assert not unchanged(others, values_of(network, norms=False))
@@ -53,9 +57,9 @@ def test_each_phase_trains_the_layers_that_it_should():
     everything = trained()  # the filter "smooth" is fixed from the start
     assert "smooth" in {layer.name for layer in network.layers} - everything
     assert len(norms) == 52 and norms < everything
-    set_trainable(network, head_only=True, norms=False)
+    loop.set_trainable(network, head_only=True, norms=False)
     assert trained() == {"hidden", "logit"}
-    set_trainable(network, head_only=False, norms=False)
+    loop.set_trainable(network, head_only=False, norms=False)
     assert trained() == everything - norms
-    set_trainable(network, head_only=False, norms=True)
+    loop.set_trainable(network, head_only=False, norms=True)
     assert trained() == everything

@@ -1,7 +1,9 @@
+from __future__ import annotations
+
 import cv2
-import keras
 import numpy as np
 import pytest
+from support import Lazy
 
 from cxr_edge.common.dataset import read_dataset
 from cxr_edge.common.metrics import Cases
@@ -13,11 +15,13 @@ from cxr_edge.train.data.phantom import write_dataset
 from cxr_edge.train.evaluation.evidence import dice_scores, measure_evidence
 from cxr_edge.train.evaluation.subject import open_subject
 from cxr_edge.train.fit import models
-from cxr_edge.train.fit.augment import augmentation
 from cxr_edge.train.fit.config import Part, TrainConfig
-from cxr_edge.train.fit.loop import set_trainable
-from cxr_edge.train.fit.lungs import LungTask, places_of_cells
 from cxr_edge.train.fit.training import train
+
+keras = Lazy("keras")
+augment = Lazy("cxr_edge.train.fit.augment")
+loop = Lazy("cxr_edge.train.fit.loop")
+lungs = Lazy("cxr_edge.train.fit.lungs")
 
 SIZE = 64
 
@@ -35,9 +39,9 @@ def part_of(data, size=SIZE) -> Part:
     return Part.read(images, size, find_masks(data / "masks", images))
 
 
-def task_of(network, weight=1.0) -> LungTask:
-    places = places_of_cells(HeatmapGeometry(32.0, 15.5), SIZE, 2)
-    return LungTask(network.get_layer("hidden"), network.get_layer("logit"), places, weight)
+def task_of(network, weight=1.0) -> lungs.LungTask:
+    places = lungs.places_of_cells(HeatmapGeometry(32.0, 15.5), SIZE, 2)
+    return lungs.LungTask(network.get_layer("hidden"), network.get_layer("logit"), places, weight)
 
 
 def losses_of(task, network, part, known) -> list[float]:
@@ -58,10 +62,10 @@ def test_the_penalty_is_the_share_of_the_drawn_heatmap_outside_the_lungs(data):
     active = features.mean(axis=(1, 2)) @ kernel + bias > 0
     maps = np.maximum(np.einsum("nhwk,kj,nj->nhw", features, kernel, active * last), 0) / 4
     shares = []
-    places = places_of_cells(HeatmapGeometry(32.0, 15.5), SIZE, 2).T.reshape(4, SIZE, SIZE)
-    for heatmap, lungs in zip(maps, part.masks.pixels[..., 0] > 0, strict=True):
+    places = lungs.places_of_cells(HeatmapGeometry(32.0, 15.5), SIZE, 2).T.reshape(4, SIZE, SIZE)
+    for heatmap, inside in zip(maps, part.masks.pixels[..., 0] > 0, strict=True):
         heat = np.tensordot(heatmap.ravel(), places, 1) * 4 / SIZE**2
-        shares.append(heat[~lungs].sum() / (heat.sum() + 0.5))
+        shares.append(heat[~inside].sum() / (heat.sum() + 0.5))
     _, outside = losses_of(task_of(network), network, part, np.ones(len(part.images)))
     assert outside == pytest.approx(np.mean(shares), rel=1e-4) and 0 < outside < 1
 
@@ -72,7 +76,7 @@ def test_the_loss_of_the_lungs_is_cross_entropy_and_dice_of_shares(data):
     found = np.clip(share, 0.01, 0.99)
 
     def loss(found):
-        return float(LungTask._lung_loss(np.log(found / (1 - found)), mask)[0])
+        return float(lungs.LungTask._lung_loss(np.log(found / (1 - found)), mask)[0])
 
     dice = (2 * (found * share).sum() + 1) / ((found**2).sum() + (share**2).sum() + 1)
     entropy = -(share * np.log(found) + (1 - share) * np.log(1 - found)).mean()
@@ -95,7 +99,7 @@ def test_only_radiographs_with_a_mask_count(data):
 def test_masks_move_with_the_radiograph_and_keep_their_brightness(data):
     part = part_of(data)
     picture = np.repeat(part.masks.pixels[..., :1], 3, axis=-1)
-    moved = np.asarray(augmentation(0, crop_area=0.3)(picture, training=True))
+    moved = np.asarray(augment.augmentation(0, crop_area=0.3)(picture, training=True))
     assert ((moved[..., 1:] < 1) | (moved[..., 1:] > 254)).mean() > 0.9  # a bilinear edge is between
     np.testing.assert_array_equal(moved[..., 1], moved[..., 2])
     for radiograph, mask, before in zip(moved[..., 0], moved[..., 1], picture[..., 0], strict=True):
@@ -107,7 +111,7 @@ def test_masks_move_with_the_radiograph_and_keep_their_brightness(data):
 
 def test_the_head_phase_trains_the_decoder_and_not_the_backbone():
     network = models.build("cnn", "none", SIZE, lungs=True)
-    set_trainable(network, head_only=True, norms=True)
+    loop.set_trainable(network, head_only=True, norms=True)
     trained = {layer.name for layer in network.layers if layer.trainable and layer.weights}
     assert {"hidden", "logit", "lungs", "lungs_last"} <= trained and not trained & {"conv1", "bn1", "conv5"}
 

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
-from support import SHARED, needs_shared
+from support import SHARED, Lazy, needs_shared
 
 from cxr_edge.runtime import DataError, UsageError
-from cxr_edge.train.fit.fold import deployable
-from cxr_edge.train.fit.geometry import heatmap_geometry
 from cxr_edge.train.fit.models import ARCHITECTURES, build
+
+fold = Lazy("cxr_edge.train.fit.fold")
+geometry = Lazy("cxr_edge.train.fit.geometry")
 
 pytestmark = pytest.mark.slow
 
@@ -24,14 +25,14 @@ def randomise_norms(network):
 
 
 def test_geometry_of_a_network_without_padding_shifts_is_that_of_equal_tiles():
-    geometry = heatmap_geometry(build("cnn", "none"), PIXELS)
-    assert geometry.stride == 32
+    found = geometry.heatmap_geometry(build("cnn", "none"), PIXELS)
+    assert found.stride == 32
     # Cell 0 looks at the middle of the first tile; a half-cell shift would be 16 pixels.
-    assert geometry.origin == pytest.approx(15.5, abs=3)
+    assert found.origin == pytest.approx(15.5, abs=3)
 
 
 def test_geometry_of_untrained_mobilenet_is_what_its_padding_says():
-    assert heatmap_geometry(build("mobilenetv2", "none"), PIXELS).origin == pytest.approx(31, abs=6)
+    assert geometry.heatmap_geometry(build("mobilenetv2", "none"), PIXELS).origin == pytest.approx(31, abs=6)
 
 
 @needs_shared
@@ -62,7 +63,7 @@ def test_a_smooth_network_is_the_plain_one_on_smoothed_images():
     expected = plain.predict(np.stack(images)[..., np.newaxis], verbose=0)
     np.testing.assert_allclose(smooth.predict(PIXELS, verbose=0), expected, rtol=1e-4)
     filtered = keras.Model(smooth.inputs[0], smooth.get_layer("smooth").output)
-    folded = deployable(smooth).get_layer("smooth").get_weights()[0]
+    folded = fold.deployable(smooth).get_layer("smooth").get_weights()[0]
     np.testing.assert_array_equal(folded, filtered.get_layer("smooth").get_weights()[0])  # exact in half precision
 
 
@@ -73,7 +74,7 @@ def test_the_deployable_network_is_the_same_up_to_half_precision(arch):
     keras.utils.set_random_seed(0)
     network = build(arch, "none")
     randomise_norms(network)
-    folded = deployable(network)
+    folded = fold.deployable(network)
     pixels = np.random.default_rng(0).integers(0, 256, (4, 224, 224, 1)).astype(np.float32)
     before, after = (m.predict(pixels, verbose=0) for m in (network, folded))
     np.testing.assert_allclose(after, before, atol=0.02 * np.abs(before).max() + 1e-3)
@@ -90,9 +91,9 @@ def test_the_border_crop_is_part_of_the_network():
     framed[:, :12] = framed[:, -12:] = framed[:, :, :12] = framed[:, :, -12:] = 255
     before, after = (network.predict(each, verbose=0) for each in (pixels, framed))
     np.testing.assert_array_equal(before, after)
-    geometry = heatmap_geometry(deployable(network), pixels)
-    assert geometry.stride == 24
-    assert geometry.origin == pytest.approx(12 + 24 / 2 - 0.5, abs=3)
+    found = geometry.heatmap_geometry(fold.deployable(network), pixels)
+    assert found.stride == 24
+    assert found.origin == pytest.approx(12 + 24 / 2 - 0.5, abs=3)
 
 
 def test_alpha_is_the_width():

@@ -9,14 +9,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from support import Lazy
 
 from cxr_edge.runtime import UsageError
 from cxr_edge.runtime.errors import CxrEdgeWarning
 from cxr_edge.train.fit.config import Part, TrainConfig
 from cxr_edge.train.fit.distribute import Replicas
-from cxr_edge.train.fit.loop import fit
-from cxr_edge.train.fit.resume import STATE, TrainingState, prepare
 from cxr_edge.train.fit.training import train
+
+keras = Lazy("keras")
+loop = Lazy("cxr_edge.train.fit.loop")
+resume_module = Lazy("cxr_edge.train.fit.resume")
 
 pytestmark = pytest.mark.slow
 
@@ -26,8 +29,6 @@ COMMAND += ["--learning-rate", "3e-3", "--val-fraction", "0.2"]
 
 
 def weights(run):
-    import keras
-
     return keras.models.load_model(run / "model.keras", compile=False).get_weights()
 
 
@@ -91,8 +92,6 @@ def test_a_killed_run_resumed_ends_like_one_that_was_not(killed, whole, phantoms
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_a_run_of_two_phases_resumes_between_and_within_them(epoch, tmp_path):
     """Head, then fine-tuning; interrupted where an epoch begins."""
-    import keras
-
     pixels = np.random.default_rng(0).integers(0, 256, (24, 64, 64, 1), dtype=np.uint8)
     part = Part([], pixels, np.arange(24) % 2)
     config = TrainConfig("cnn", "pretrained", size=64, epochs=2, batch_size=8, learning_rate=1e-3)
@@ -105,8 +104,8 @@ def test_a_run_of_two_phases_resumes_between_and_within_them(epoch, tmp_path):
     def go(folder, resume=False, *trackers):
         folder.mkdir(exist_ok=True)
         keras.utils.set_random_seed(0)
-        network, state = config.build(), TrainingState(folder, {}, resume)
-        fit(network, part, part, config, Replicas(), state, folder / "best.weights.h5", list(trackers))
+        network, state = config.build(), resume_module.TrainingState(folder, {}, resume)
+        loop.fit(network, part, part, config, Replicas(), state, folder / "best.weights.h5", list(trackers))
         return network, state
 
     with pytest.raises(KeyboardInterrupt):
@@ -120,8 +119,8 @@ def test_a_run_of_two_phases_resumes_between_and_within_them(epoch, tmp_path):
 def test_an_interrupted_run_that_is_begun_anew_says_how_to_resume(phantoms, tmp_path):
     folder = tmp_path / "run.partial" / "training"
     with pytest.warns(CxrEdgeWarning, match="nothing to resume; training starts"):
-        prepare(tmp_path / "run.partial", folder, {"seed": 0}, resume=True)
-    (folder / STATE).write_text(json.dumps({"identity": {"seed": 0}, "history": {"loss": [1.0, 0.5]}}))
+        resume_module.prepare(tmp_path / "run.partial", folder, {"seed": 0}, resume=True)
+    (folder / resume_module.STATE).write_text(json.dumps({"identity": {"seed": 0}, "history": {"loss": [1.0, 0.5]}}))
     with pytest.warns(CxrEdgeWarning, match="finished 2 epochs.*Add --resume"):
-        prepare(tmp_path / "run.partial", folder, {"seed": 0}, resume=False)
+        resume_module.prepare(tmp_path / "run.partial", folder, {"seed": 0}, resume=False)
     assert not list(folder.iterdir())

@@ -11,6 +11,8 @@ import pytest
 from support import needs_shared
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Otherwise oneDNN keeps a pool as large as the most that any network of a process has needed, up to a gigabyte.
+os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "true")
 
 
 @pytest.hookimpl(tryfirst=True)  # before the hook of xdist, which reads the groups

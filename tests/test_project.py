@@ -122,6 +122,7 @@ def test_importing_the_tests_imports_no_training_framework():
     assert done.stdout.splitlines()[-1] == "set()"
 
 
+@pytest.mark.slow
 def test_the_wheel_says_that_it_is_typed(tmp_path):
     done = run("hatchling", "build", "-t", "wheel", "-d", tmp_path)
     assert done.returncode == 0, done.stderr

@@ -103,6 +103,7 @@ def test_verify_holds_every_file_to_the_new_threshold(calibrated, run, phantoms,
     assert all("site" in row["flips"] for row in rows)
 
 
+@pytest.mark.slow
 @needs_shared
 def test_without_labels_the_threshold_lies_between_both_modes(tmp_path, cli):
     folder, target, answers = tmp_path / "site", tmp_path / "new", {}

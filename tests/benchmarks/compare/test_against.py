@@ -61,6 +61,7 @@ def test_what_is_not_clear_is_measured_again_for_longer(images, short):
     assert found.blocks == 9 or found.verdict in ("held", "slower")
 
 
+@pytest.mark.slow
 def test_bench_against_writes_its_record(images, cli, tmp_path, short):
     output = tmp_path / "against.json"
     arguments = ["bench", images, "--against", packaged_model(), "--engine", "litert", "--max-slowdown", 10]
@@ -71,6 +72,7 @@ def test_bench_against_writes_its_record(images, cli, tmp_path, short):
     assert record["kind"] == "against" and row["verdict"] == "held" and len(row["samples_ms"]) == 3
 
 
+@pytest.mark.slow
 @needs_repository
 def test_a_revision_runs_its_own_code_and_model(images, short):
     with other_side("HEAD", packaged_model(), packaged=True) as there:

@@ -62,6 +62,7 @@ def test_groups_and_causes_add_up():
     assert [(row["kind"], row["beyond_ms"]) for row in causes(operators)] == [("Conv", 2.5), ("Add", 1.0)]
 
 
+@pytest.mark.slow
 @needs_onnx
 @needs_litert
 def test_bench_profile_writes_tables_and_pictures(cli, tmp_path, monkeypatch):

@@ -215,6 +215,7 @@ def test_an_operator_without_a_rule_is_named(nodes, constants, names):
         gradient_model(small_graph(nodes, constants, (1, 4)))
 
 
+@pytest.mark.slow
 def test_the_file_is_valid_onnx():
     model = gradient_model(exported(build("cnn", "none", 96)))
     onnx.checker.check_model(model, full_check=True)

@@ -47,6 +47,7 @@ def test_other_filters_stay(kernel, options):
     assert split_filters(network) is network
 
 
+@pytest.mark.slow
 @needs_litert
 def test_a_tflite_file_of_a_smoothing_network_has_no_filter_of_one_channel(tmp_path):
     from cxr_edge.benchmarks.graph.counts import count_tflite

@@ -161,6 +161,7 @@ def test_commands_take_the_key(signed, keys):
         assert isinstance(result.exception, IntegrityError)
 
 
+@pytest.mark.slow
 def test_the_package_s_own_command_agrees(signed, keys):
     import subprocess
     import sys

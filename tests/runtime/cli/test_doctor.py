@@ -22,6 +22,7 @@ def block(monkeypatch, package):
     _gdcm.cache_clear()
 
 
+@pytest.mark.slow
 def test_every_transfer_syntax_opens(cli):
     pytest.importorskip("pydicom")
     pytest.importorskip("gdcm")

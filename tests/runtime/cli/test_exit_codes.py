@@ -110,6 +110,7 @@ def test_a_full_disk_under_standard_output_is_2(image, arguments, unbuffered):
     assert done.returncode == 2 and line.startswith("error: standard output: cannot be written (No space left")
 
 
+@pytest.mark.slow
 def test_closed_standard_streams_are_no_defect(image):
     for redirection, code in ((">&-", 0), ("2>&-", 0), (">&- 2>&-", 0)):
         script = f"'{sys.executable}' -m cxr_edge.runtime.cli predict '{image}' {redirection}"

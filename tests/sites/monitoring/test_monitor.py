@@ -96,6 +96,7 @@ def test_novel_images_are_named_with_their_kinds(bundle, tmp_path, cli):
     assert novel["images"] == [f"image1-{n}.png" for n in range(14, 4, -1)]
 
 
+@pytest.mark.slow
 def test_more_positives_are_a_note_but_no_alarm(bundle, tmp_path, cli):
     rows = rows_of(bundle, 1, sick=0.3) + rows_of(bundle, 2, sick=0.8)
     code, out, _ = cli("monitor", write(tmp_path / "d.jsonl", rows), "-m", bundle.folder, "--format", "json")

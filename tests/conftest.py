@@ -4,7 +4,6 @@ import ctypes
 import gc
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -35,8 +34,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 #: Codes with which npm ends where there is no network.
 NO_REGISTRY = ("ENOTFOUND", "EAI_AGAIN", "ETIMEDOUT", "ECONNREFUSED")
-#: Of <malloc.h>: how many large blocks glibc maps, which it hands back as soon as they are freed.
-M_MMAP_MAX = -4
 #: Resident memory (MB) above which garbage is collected after a test. All networks are made in one process.
 MUCH_MEMORY = 1800
 #: Growth (MB) since the last collection below which it is not repeated: one takes a second once TensorFlow is imported.
@@ -69,10 +66,7 @@ def free_memory() -> None:
     global _kept
     gc.collect()
     if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        with suppress(AttributeError):  # not glibc
-            libc.mallopt(M_MMAP_MAX, 65536)  # the default; a training in this process has set it to 0
-            libc.malloc_trim(0)
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)
     _kept = resident_mb()
 
 

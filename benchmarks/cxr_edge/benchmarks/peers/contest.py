@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit
 
 from cxr_edge.benchmarks.latency import open_files
 from cxr_edge.benchmarks.peers import converted
@@ -22,6 +21,7 @@ from cxr_edge.benchmarks.peers.keras import decider, keras_function, keras_peers
 from cxr_edge.benchmarks.peers.litert_tool import benchmark_model
 from cxr_edge.benchmarks.statistics import median_ratio, percentiles
 from cxr_edge.common.run import Run
+from cxr_edge.common.statistics import Floats, to_probability
 from cxr_edge.runtime.bundles.bundle import Bundle
 from cxr_edge.runtime.errors import BundleError, EngineError
 from cxr_edge.runtime.imaging.preprocess import read_input
@@ -110,7 +110,7 @@ def _entries(
         return Entry(predictor.file.path, BOTH, lambda path: predictor.predict(path).probability, ours=True)
 
     def peer(name: str, decide: converted.Decide) -> Entry:
-        return Entry(name, DECISION, lambda path: float(expit(decide(path) / run.temperature)))
+        return Entry(name, DECISION, lambda path: float(to_probability(np.array(decide(path)), run.temperature)))
 
     network = decider(run.network())
     entries = [ours(predictor) for predictor in predictors]
@@ -147,20 +147,20 @@ def _in_turns(
     return times, probabilities
 
 
-def _reference(run: Run, images: Sequence[Path]) -> npt.NDArray[np.float64]:
+def _reference(run: Run, images: Sequence[Path]) -> npt.NDArray[np.float32]:
     """(N,) probabilities of the trained network on images that the project read."""
     feed = run.input
     pixels = np.stack([read_input(path, feed.height, feed.width) for path in images]).astype(np.float32)
     outputs = run.network().predict(pixels, verbose=0)
     logits = outputs[0] if isinstance(outputs, list | tuple) else outputs
-    return np.array([float(expit(value / run.temperature)) for value in np.ravel(logits)])
+    return to_probability(np.ravel(logits), run.temperature)
 
 
 def _row(
     entry: Entry,
     times: npt.NDArray[np.float64],
     probability: npt.NDArray[np.float64],
-    reference: npt.NDArray[np.float64],
+    reference: Floats,
     threshold: float,
 ) -> dict[str, Any]:
     flips = int(((probability >= threshold) != (reference >= threshold)).sum())

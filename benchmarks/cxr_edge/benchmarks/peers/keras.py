@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit
 
 from cxr_edge.common.run import Run
+from cxr_edge.common.statistics import to_probability
 
 #: Image file -> (probability, heatmap (h, w)).
 Peer = Callable[[Path], tuple[float, npt.NDArray[np.float32]]]
@@ -37,11 +37,11 @@ def keras_peers(folder: Path) -> dict[str, Peer]:
     def example(path: Path) -> tuple[float, npt.NDArray[np.float32]]:
         array = _load(path, network)
         logit = float(network.predict(array, verbose=0)[0, 0])
-        return float(expit(logit / run.temperature)), _gradcam(_gradient_model(network), array)[1]
+        return float(to_probability(np.array(logit), run.temperature)), _gradcam(_gradient_model(network), array)[1]
 
     def one_pass(path: Path) -> tuple[float, npt.NDArray[np.float32]]:
         logit, heatmap = _gradcam(prepared, _load(path, network))
-        return float(expit(logit / run.temperature)), heatmap
+        return float(to_probability(np.array(logit), run.temperature)), heatmap
 
     return {"Keras' example": example, "Keras, one pass": one_pass}
 

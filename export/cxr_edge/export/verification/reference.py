@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.common.statistics import to_probability
 from cxr_edge.runtime.engines import Outputs
 
 if TYPE_CHECKING:
@@ -58,10 +59,10 @@ class Reference:
             logit = self._head(features, training=False)[:, 0]
         weights = tf.reduce_mean(tape.gradient(logit, features), axis=(1, 2), keepdims=True)
         heatmap = tf.nn.relu(tf.reduce_sum(weights * features, axis=-1)).numpy()
-        probability = _sigmoid(logit.numpy().astype(np.float64) / self._temperature)
+        probability = to_probability(logit.numpy(), self._temperature)
         distance, beyond = self._novelty_of(np.concatenate([each.numpy().mean(axis=(1, 2)) for each in maps], axis=1))
         unlike = beyond if self._novelty.names else None
-        found = _sigmoid(lungs[0].numpy()[..., 0]) if lungs else None
+        found = to_probability(lungs[0].numpy()[..., 0], 1.0) if lungs else None
         return Outputs(probability, logit.numpy(), heatmap, distance, unlike, found)
 
     def _novelty_of(self, features: Floats) -> tuple[Floats, Floats]:
@@ -72,7 +73,3 @@ class Reference:
             centred[:, : len(self._novelty.kinds)] @ self._novelty.kinds - self._novelty.reach, 0
         ).astype(np.float32)
         return np.linalg.norm(np.concatenate([missed, beyond], axis=1), axis=1).astype(np.float32), beyond
-
-
-def _sigmoid(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-    return (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32)

@@ -56,7 +56,9 @@ class Outputs:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Outputs]) -> Outputs:
-        """Join the outputs of several batches of one file; there must be at least one."""
+        """Join the outputs of several batches of one file; there must be at least one. A single one is not copied."""
+        if len(parts) == 1:
+            return parts[0]
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in parts[0].given})
 
     def take(self, rows: npt.NDArray[np.integer]) -> Outputs:

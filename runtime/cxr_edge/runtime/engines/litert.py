@@ -49,9 +49,7 @@ class LiteRTEngine:
         with self._borrowed() as signature:
             rows = [signature.run(**{self._contract.name: image[np.newaxis]}) for image in images]
         given = given_outputs(rows[0], self._lungs)
-        if len(rows) == 1:  # copies of an image's outputs are made already
-            return Outputs(**{name: rows[0][name] for name in given})
-        return Outputs(**{name: np.concatenate([row[name] for row in rows]) for name in given})
+        return Outputs.concatenate([Outputs(**{name: row[name] for name in given}) for row in rows])
 
     def _open(self) -> Signature:
         return open_signature(self._path, self._content, self._contract, self._threads, self._lungs)

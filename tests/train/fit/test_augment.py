@@ -5,7 +5,9 @@ from support import Lazy
 
 from cxr_edge.common.dataset import read_dataset, read_pixels
 
-augment = Lazy("cxr_edge.train.fit.augment")
+augment = Lazy("cxr_edge.train.fit.augment.recipe")
+position = Lazy("cxr_edge.train.fit.augment.position")
+tone = Lazy("cxr_edge.train.fit.augment.tone")
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +30,20 @@ def test_the_same_seed_augments_alike(pixels):
 
 
 def test_an_affine_without_range_changes_nothing(pixels):
-    still = augment.RandomAffine(degrees=0, shift=0, zoom=(1, 1), stretch=1, seed=0)
+    still = position.RandomAffine(degrees=0, shift=0, zoom=(1, 1), stretch=1, seed=0)
     np.testing.assert_allclose(np.asarray(still(pixels, training=True)), pixels, atol=1e-2)
 
 
 def test_zoom_magnifies_about_the_centre(pixels):
     image = pixels[:1]
-    zoomed = np.asarray(augment.RandomAffine(0, 0, (1.25, 1.25), 1, seed=0)(image, training=True))[0, :, :, 0]
+    zoomed = np.asarray(position.RandomAffine(0, 0, (1.25, 1.25), 1, seed=0)(image, training=True))[0, :, :, 0]
     matrix = cv2.getRotationMatrix2D((111.5, 111.5), 0, 1.25)
     expected = cv2.warpAffine(image[0, :, :, 0], matrix, (224, 224))
     assert np.abs(zoomed - expected)[4:-4, 4:-4].max() < 1
 
 
 def test_rotation_turns_without_shrinking(pixels):
-    turned = np.asarray(augment.RandomAffine(30, 0, (1, 1), 1, seed=1)(pixels[:1], training=True))[0, :, :, 0]
+    turned = np.asarray(position.RandomAffine(30, 0, (1, 1), 1, seed=1)(pixels[:1], training=True))[0, :, :, 0]
     angles = np.linspace(-30, 30, 121)
     candidates = [
         cv2.warpAffine(pixels[0, :, :, 0], cv2.getRotationMatrix2D((111.5, 111.5), a, 1), (224, 224)) for a in angles
@@ -50,17 +52,17 @@ def test_rotation_turns_without_shrinking(pixels):
 
 
 def test_bands_of_gain_one_change_nothing_and_part_the_image_by_scale(pixels):
-    same = augment.RandomBands((1, 1), (1, 1), (1, 1), seed=0)(pixels, training=True)
+    same = tone.RandomBands((1, 1), (1, 1), (1, 1), seed=0)(pixels, training=True)
     np.testing.assert_allclose(np.asarray(same), pixels, atol=1e-2)
-    soft = np.asarray(augment.RandomBands((1, 1), (1, 1), (0.1, 0.1), seed=0)(pixels, training=True))
-    flat = np.asarray(augment.RandomBands((0.1, 0.1), (1, 1), (1, 1), seed=0)(pixels, training=True))
+    soft = np.asarray(tone.RandomBands((1, 1), (1, 1), (0.1, 0.1), seed=0)(pixels, training=True))
+    flat = np.asarray(tone.RandomBands((0.1, 0.1), (1, 1), (1, 1), seed=0)(pixels, training=True))
     detail, shading = (np.abs(np.diff(x, axis=1)).mean() for x in (soft, pixels)), (x.std() for x in (flat, pixels))
     for less, before in (detail, shading):
         assert less < before
 
 
 def test_equalised_images_lie_between_themselves_and_opencvs(pixels):
-    blended = np.asarray(augment.RandomEqualise(levels=256, seed=0)(pixels, training=True))
+    blended = np.asarray(tone.RandomEqualise(levels=256, seed=0)(pixels, training=True))
     shares = []
     for image, before in zip(blended, pixels, strict=True):
         wholly = cv2.equalizeHist(before[:, :, 0].astype(np.uint8)).astype(np.float32)[:, :, None]
@@ -68,7 +70,7 @@ def test_equalised_images_lie_between_themselves_and_opencvs(pixels):
         shares.append((change * (image - before)).sum() / (change**2).sum())
         assert np.abs(image - (before + shares[-1] * change)).max() < 6
     assert 0 <= min(shares) < 0.4 and 0.6 < max(shares) <= 1.1
-    coarse = np.asarray(augment.RandomEqualise(seed=0)(pixels, training=True))
+    coarse = np.asarray(tone.RandomEqualise(seed=0)(pixels, training=True))
     assert np.abs(coarse - blended).mean() < 2
 
 
@@ -79,7 +81,7 @@ def test_local_equalisation_is_much_like_opencvs_clahe(limit):
     texture = np.random.default_rng(0).normal(0, 8, (224, 224)) + 6 * np.sin(rows / 5)
     gray = np.clip(60 + columns * 0.5 + texture, 0, 255).astype(np.uint8)
     expected = cv2.createCLAHE(clipLimit=limit, tileGridSize=(8, 8)).apply(gray)
-    change = augment.RandomLocalEqualise((limit, limit * 1.001), seed=0)
+    change = tone.RandomLocalEqualise((limit, limit * 1.001), seed=0)
     found = np.asarray(change(gray[None, ..., None].astype(np.float32), training=True))[0, ..., 0]
     assert found.min() >= 0 and found.max() <= 255.01
 
@@ -90,7 +92,7 @@ def test_local_equalisation_is_much_like_opencvs_clahe(limit):
 
 
 def test_a_frame_covers_each_side_with_one_grey_and_leaves_the_rest(pixels):
-    framed = np.asarray(augment.RandomFrame(0.2, seed=0)(pixels + 0.5, training=True))[:, :, :, 0]
+    framed = np.asarray(position.RandomFrame(0.2, seed=0)(pixels + 0.5, training=True))[:, :, :, 0]
     widths = set()
     for image, before in zip(framed, pixels[:, :, :, 0] + 0.5, strict=True):
         rows, columns = (np.flatnonzero((image == before).all(axis=axis)) for axis in (1, 0))

@@ -14,7 +14,7 @@ from cxr_edge.train.fit.distribute import Replicas
 from cxr_edge.train.fit.training import train
 
 keras = Lazy("keras")
-augment = Lazy("cxr_edge.train.fit.augment")
+augment = Lazy("cxr_edge.train.fit.augment.recipe")
 batches = Lazy("cxr_edge.train.data.batches")
 callbacks = Lazy("cxr_edge.train.fit.callbacks")
 loop = Lazy("cxr_edge.train.fit.loop")

@@ -19,7 +19,7 @@ from cxr_edge.train.fit.config import Part, TrainConfig
 from cxr_edge.train.fit.training import train
 
 keras = Lazy("keras")
-augment = Lazy("cxr_edge.train.fit.augment")
+augment = Lazy("cxr_edge.train.fit.augment.recipe")
 loop = Lazy("cxr_edge.train.fit.loop")
 lungs = Lazy("cxr_edge.train.fit.lungs")
 

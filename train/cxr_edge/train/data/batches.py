@@ -34,7 +34,7 @@ class RadiographBatches(keras.utils.PyDataset):
         radiograph. They cannot be combined with `mixup`.
     mixup
         Parameter of the Beta distribution from which each image's share in the mixture with its neighbour is drawn
-        (Zhang et al. 2018); 0 mixes none. `fit.augment.PairMix` does the mixing. The batch size must be even.
+        (Zhang et al. 2018); 0 mixes none. `fit.augment.recipe.PairMix` does the mixing. The batch size must be even.
 
     Notes
     -----

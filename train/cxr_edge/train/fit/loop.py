@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from cxr_edge.train.data.batches import RadiographBatches, spread
-from cxr_edge.train.fit.augment import PairMix, augmentation, unchanged
+from cxr_edge.train.fit.augment.recipe import PairMix, augmentation, unchanged
 from cxr_edge.train.fit.callbacks import EpochProgress, KeepFreedMemory, StopOnNaN
 from cxr_edge.train.fit.geometry import GEOMETRY_IMAGES, heatmap_geometry
 from cxr_edge.train.fit.lungs import with_lung_task

@@ -263,7 +263,13 @@ def test_the_place_of_the_evidence_is_measured_with_masks(run, phantoms, masks, 
         if place["images"] > place["empty"]:
             assert 0 <= place["in_lungs"]["value"] <= place["in_hull"]["value"] <= 1
     assert 0 <= found["kept"]["value"] <= 1
-    assert "Does the evidence lie in the lungs?" in (tmp_path / "report" / "report.html").read_text()
+    left, right, neither = found["joined"]
+    decided = {(place["truth"], place["decided"]): place["images"] for place in found["places"]}
+    assert left["images"] == right["images"] == decided["PNEUMONIA", "PNEUMONIA"] > 0
+    assert neither["images"] == decided["NORMAL", "NORMAL"] and neither["evidence"]["value"] is None
+    assert "joined halves" in out
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Does the evidence lie in the lungs?" in page and "follow a pneumonia to either side?" in page
 
 
 def test_masks_of_other_images_are_refused(run, phantoms, masks, tmp_path, cli):

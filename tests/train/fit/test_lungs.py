@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -96,6 +98,18 @@ def test_only_radiographs_with_a_mask_count(data):
     assert len(losses_of(task_of(network, weight=0.0), network, part, known)) == 1
 
 
+def test_the_penalty_counts_the_places_where_evidence_may_lie(data):
+    part = part_of(data)
+    network, known = models.build("cnn", "none", SIZE, lungs=True), np.ones(len(part.images))
+    found, outside = losses_of(task_of(network), network, part, known)
+    allowed = part.masks.pixels.copy()
+    allowed[:, :, SIZE // 2 :] = 0
+    both = np.concatenate([part.masks.pixels, allowed], axis=-1)
+    half = replace(part, masks=replace(part.masks, pixels=both))
+    found_again, outside_half = losses_of(task_of(network), network, half, known)
+    assert found_again == pytest.approx(found) and outside_half > outside
+
+
 def test_masks_move_with_the_radiograph_and_keep_their_brightness(data):
     part = part_of(data)
     picture = np.repeat(part.masks.pixels[..., :1], 3, axis=-1)
@@ -155,5 +169,7 @@ def test_dice_is_one_for_the_mask_itself_and_zero_beside_it():
 def test_options_that_do_not_fit_masks_are_refused(data, tmp_path):
     with pytest.raises(UsageError, match="--mixup"):
         train(data / "data", tmp_path / "run", TrainConfig("cnn", "none", mixup=0.2), masks=data / "masks")
+    with pytest.raises(UsageError, match="--halves"):
+        train(data / "data", tmp_path / "run", TrainConfig("cnn", "none", halves=0.25))
     with pytest.raises(UsageError, match="--border-crop"):
         models.build("cnn", "none", border_crop=0.1, lungs=True)

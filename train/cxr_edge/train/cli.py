@@ -70,6 +70,13 @@ SCHEDULES = ("cosine", "plateau")
     default=1.0,
     help="With --masks: weight of the penalty on evidence outside the lungs.",
 )
+@click.option(
+    "--halves",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="With --masks: share of the radiographs whose left or right half is replaced by that of another one; evidence "
+    "must then lie in the half with the pneumonia. 0.25 is a start.",
+)
 @click.option("--epochs", type=click.IntRange(1), default=12, help="Maximum for fine-tuning.")
 @click.option("--head-epochs", type=click.IntRange(1), default=1, help="Epochs on the frozen backbone.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, help="Total over all devices.")
@@ -238,6 +245,7 @@ def evaluate(
         check_target,
         evidence_rows,
         heatmap_rows,
+        joined_rows,
         rows,
         shift_rows,
         write_report,
@@ -262,6 +270,9 @@ def evaluate(
     if evaluation.evidence:
         click.echo()
         emit(evidence_rows(evaluation.evidence), format)
+        if evaluation.evidence.joined:
+            click.echo()
+            emit(joined_rows(evaluation.evidence), format)
     if evaluation.shift:
         click.echo()
         emit(shift_rows(evaluation.shift), format)

@@ -18,6 +18,7 @@ from cxr_edge.runtime.engines.base import FloatArray
 from cxr_edge.runtime.explanation.gradcam import upsample
 from cxr_edge.runtime.explanation.lungs import LUNG, convex_hull, evidence_inside
 from cxr_edge.train.data.masks import LungMasks
+from cxr_edge.train.evaluation.joined import Joined, measure_joined
 from cxr_edge.train.evaluation.subject import Subject
 
 
@@ -62,6 +63,8 @@ class Evidence:
         Share of the decisions that stay the same if everything outside the hull gets the mean gray level inside it.
     dice
         Mean Dice coefficient of the lungs found and the masks; None if the model finds no lungs.
+    joined
+        Radiographs joined of a half with pneumonia and a normal one.
     """
 
     images: int
@@ -70,6 +73,7 @@ class Evidence:
     places: tuple[Place, ...]
     kept: Estimate
     dice: Estimate | None
+    joined: tuple[Joined, ...]
 
 
 def measure_evidence(subject: Subject, pixels: Pixels, cases: Cases, outputs: Outputs, masks: LungMasks) -> Evidence:
@@ -104,7 +108,8 @@ def measure_evidence(subject: Subject, pixels: Pixels, cases: Cases, outputs: Ou
     if outputs.lungs is not None:
         overlap = mean_over_images(dice_scores(outputs.lungs[known], lungs), cases.patients[known])
     lung_area, hull_area = (float(area) for area in inside.mean(axis=(0, 1, 2)))
-    return Evidence(len(known), lung_area, hull_area, tuple(places), kept, overlap)
+    joined = measure_joined(subject, pixels[known], cases.only(masks.known), lungs)
+    return Evidence(len(known), lung_area, hull_area, tuple(places), kept, overlap, joined)
 
 
 def without_surroundings(pixels: Pixels, hull: npt.NDArray[np.bool_]) -> Pixels:

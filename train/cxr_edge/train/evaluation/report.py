@@ -139,6 +139,19 @@ def evidence_rows(found: Evidence) -> list[dict[str, Any]]:
     return [*rows, area | {"in their hull": f"{found.hull_area:.4f}"}]
 
 
+def joined_rows(found: Evidence) -> list[dict[str, Any]]:
+    """The table for the terminal about radiographs joined of two halves."""
+    return [
+        {
+            "joined halves: pneumonia on": each.pneumonia,
+            "images": each.images,
+            "called pneumonia": interval(each.called),
+        }
+        | {"evidence on that side": interval(each.evidence), "most of it there": interval(each.most)}
+        for each in found.joined
+    ]
+
+
 def interval(estimate: Estimate) -> str:
     """A figure with its interval as text."""
     if estimate.value is None:

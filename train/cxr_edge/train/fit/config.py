@@ -31,6 +31,7 @@ class TrainConfig:
     smooth: bool = False
     lungs: bool = False
     evidence_weight: float = 1.0
+    halves: float = 0.0
     epochs: int = 12
     head_epochs: int = 1
     batch_size: int = 32

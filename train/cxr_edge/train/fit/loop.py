@@ -93,11 +93,12 @@ def batches_of(
         RadiographBatches(
             training.pixels, training.labels, config.batch_size, config.seed,
             multiple_of=multiple_of, class_weights=config.class_weights, mixup=config.mixup or None,
-            masks=training.masks,
+            masks=training.masks, halves=config.halves or None,
         ),
         RadiographBatches(
             validation.pixels, validation.labels, -(-VALIDATION_BATCH // multiple_of) * multiple_of, config.seed,
             multiple_of=multiple_of, mixup=0.0 if config.mixup else None, masks=validation.masks,
+            halves=0.0 if config.halves else None,
         ),
     )  # fmt: skip
 
@@ -158,7 +159,7 @@ def fitted_model(
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = True
     height, width, _ = network.input_shape[1:]
-    image = keras.Input((height, width, 2 if config.lungs else 1), name="image")
+    image = keras.Input((height, width, 1 + config.lungs + (config.halves > 0)), name="image")
     seen, inputs = augment(image), image
     if config.lungs and geometry:
         known = keras.Input((1,), name="known")

@@ -22,9 +22,9 @@ class LungTask(layers.Layer):
     """Adds two losses for the radiographs that have a mask.
 
     The first is the cross-entropy of the lungs found, and one minus their Dice coefficient. The second is the share of
-    the heatmap's evidence that lies outside the lungs. Grad-CAM has a closed form here (see
-    `cxr_edge.export.conversion.graph`), so the penalty is an ordinary term of the loss ("right for the right reasons",
-    Ross et al. 2017).
+    the heatmap's evidence that lies outside the lungs or, in joined radiographs, outside the half with the pneumonia.
+    Grad-CAM has a closed form here (see `cxr_edge.export.conversion.graph`), so the penalty is an ordinary term of the
+    loss ("right for the right reasons", Ross et al. 2017).
 
     Parameters
     ----------
@@ -56,14 +56,15 @@ class LungTask(layers.Layer):
         features, active
             (N, h, w, K) and (N, 128): the last feature map, and the activations of the layer `hidden`.
         masks, known
-            (N, H, W, 1) in [0, 255]: the lungs; (N, 1): 1 if the radiograph has a mask, else 0.
+            (N, H, W, 1) in [0, 255]: the lungs, or (N, H, W, 2): also those parts of them where evidence may lie;
+            (N, 1): 1 if the radiograph has a mask, else 0.
         """
         if training:
             known = ops.cast(known[:, 0], "float32")
             masks = ops.cast(masks, "float32") / 255
-            self.add_loss(LUNG_WEIGHT * _mean_of(known, self._lung_loss(lungs, masks)))
+            self.add_loss(LUNG_WEIGHT * _mean_of(known, self._lung_loss(lungs, masks[..., :1])))
             if self._weight:
-                outside = self._outside(features, active, masks)
+                outside = self._outside(features, active, masks[..., -1:])
                 self.add_loss(self._weight * _mean_of(known, outside))
         return logit
 
@@ -106,7 +107,7 @@ def places_of_cells(geometry: HeatmapGeometry, size: int, cells: int) -> npt.NDA
 def with_lung_task(
     network: keras.Model, image: Any, known: Any, geometry: HeatmapGeometry, evidence_weight: float
 ) -> Any:
-    """Apply the network to augmented radiographs (N, H, W, 2) with their masks; -> logit (N, 1), with both losses."""
+    """Apply the network to radiographs and masks, (N, H, W, 2 or 3), augmented; -> logit (N, 1), with both losses."""
     features, hidden = network.get_layer("pool").input, network.get_layer("hidden")
     parts = keras.Model(network.inputs[0], [*network.outputs, features, hidden.output], name="parts")
     places = places_of_cells(geometry, network.input_shape[1], features.shape[1])

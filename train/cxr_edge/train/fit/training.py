@@ -64,6 +64,8 @@ def train(
     _check_target(run)
     if masks is not None and config.mixup:
         raise UsageError("--mixup mixes radiographs, but not their masks; leave --mixup or --masks out")
+    if masks is None and config.halves:
+        raise UsageError("--halves joins radiographs between their lungs; also name their masks with --masks")
     replicas = connect(config.strategy)
     _check_batch(config, replicas)
     images = read_dataset(data, ("train", "val"))

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from support import Lazy
 
-from cxr_edge.train.data.batches import UNSURE_WEIGHT, RadiographBatches
 from cxr_edge.train.data.halves import join, middle
 from cxr_edge.train.data.masks import LungMasks
+
+training = Lazy("cxr_edge.train.data.batches")
 
 
 def test_the_middle_lies_between_the_lungs():
@@ -33,7 +35,7 @@ def batches(halves, labels=LABELS, **options):
     pixels = np.broadcast_to(np.arange(8, dtype=np.uint8)[:, None, None, None], (8, 8, 20, 1))
     lungs = np.zeros_like(pixels)
     lungs[KNOWN, 2:6, 2:18] = 255
-    return RadiographBatches(pixels, labels, 8, 0, masks=LungMasks(lungs, KNOWN), halves=halves, **options)
+    return training.RadiographBatches(pixels, labels, 8, 0, masks=LungMasks(lungs, KNOWN), halves=halves, **options)
 
 
 def drawn(made, epochs=40):
@@ -58,7 +60,7 @@ def test_a_pneumonia_in_one_half_makes_a_pneumonia_with_its_evidence_there():
             assert middles.tolist() == [9], "one seam, at the middle between the lungs"
         if classes[0] != classes[1]:
             mixed += 1
-            assert weight == np.float32(UNSURE_WEIGHT)
+            assert weight == np.float32(training.UNSURE_WEIGHT)
             np.testing.assert_array_equal(evidence, classes == 1)
         else:
             assert weight == 1

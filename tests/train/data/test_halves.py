@@ -31,11 +31,11 @@ LABELS = np.repeat([0, 1], 4)
 KNOWN = np.arange(8) % 4 < 3
 
 
-def batches(halves, labels=LABELS, **options):
+def batches(halves, labels=LABELS, known=KNOWN, **options):
     pixels = np.broadcast_to(np.arange(8, dtype=np.uint8)[:, None, None, None], (8, 8, 20, 1))
     lungs = np.zeros_like(pixels)
-    lungs[KNOWN, 2:6, 2:18] = 255
-    return training.RadiographBatches(pixels, labels, 8, 0, masks=LungMasks(lungs, KNOWN), halves=halves, **options)
+    lungs[known, 2:6, 2:18] = 255
+    return training.RadiographBatches(pixels, labels, 8, 0, masks=LungMasks(lungs, known), halves=halves, **options)
 
 
 def drawn(made, epochs=40):
@@ -73,6 +73,15 @@ def test_a_share_of_the_radiographs_is_joined_on_either_side():
     # Half of the three in four that have a mask; one in six partners is the radiograph itself.
     assert np.mean(joined) == pytest.approx(0.5 * 0.75 * 5 / 6, abs=0.05)
     assert not any(pixels[0, 0, 0] != pixels[0, -1, 0] for pixels, *_ in drawn(batches(0.0), 5))
+
+
+@pytest.mark.parametrize("halves", [0.0, 1.0], ids=["validation", "training"])
+def test_without_any_mask_in_a_part_nothing_is_joined(halves):
+    drawn_without = list(drawn(batches(halves, known=np.zeros(8, bool)), 2))
+    assert len(drawn_without) == 16
+    for pixels, target, weight in drawn_without:
+        assert np.ptp(pixels[..., 0]) == 0 and not pixels[..., 1:].any()
+        assert target == LABELS[pixels[0, 0, 0]] and weight == 1
 
 
 def test_joined_radiographs_depend_on_seed_and_epoch_only():

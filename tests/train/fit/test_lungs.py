@@ -78,13 +78,37 @@ def test_the_loss_of_the_lungs_is_cross_entropy_and_dice_of_shares(data):
     found = np.clip(share, 0.01, 0.99)
 
     def loss(found):
-        return float(lungs.LungTask._lung_loss(np.log(found / (1 - found)), mask)[0])
+        return float(lungs.lung_loss(np.log(found / (1 - found)), mask)[0])
 
     dice = (2 * (found * share).sum() + 1) / ((found**2).sum() + (share**2).sum() + 1)
     entropy = -(share * np.log(found) + (1 - share) * np.log(1 - found)).mean()
     assert loss(found) == pytest.approx(entropy + 1 - dice, rel=1e-4)
     rounded = np.clip(np.round(share), 0.01, 0.99)
     assert loss(found) < loss(rounded) < loss(1 - found)
+
+
+def test_fitting_the_decoder_finds_the_lungs_and_leaves_the_decision(data, monkeypatch):
+    keras.utils.set_random_seed(0)
+    network, part = models.build("cnn", "none", SIZE, lungs=True), part_of(data)
+    some = replace(part.masks, known=np.arange(len(part.images)) % 4 > 0)
+    logit, before = network.predict(part.pixels, verbose=0)
+    # A decoder on random features needs about as many steps as one on thousands of radiographs.
+    for name, value in (("EPOCHS", 40), ("BATCH", 4), ("RATE", 1e-2)):
+        monkeypatch.setattr(f"cxr_edge.train.fit.lungs.DECODER_{name}", value)
+    lungs.fit_decoder(network, part.pixels, some, seed=0)
+    same, after = network.predict(part.pixels, verbose=0)
+    np.testing.assert_array_equal(same, logit)
+    dice = [dice_scores(1 / (1 + np.exp(-found[..., 0])), part.masks.pixels[..., 0] > 0) for found in (before, after)]
+    assert dice[1][~some.known].mean() > 0.6 > dice[0].mean()
+    assert all(layer.trainable for layer in network.layers)
+
+
+def test_fitting_the_decoder_leaves_the_fixed_filter_of_the_input_fixed(data):
+    network, part = models.build("cnn", "none", SIZE, lungs=True, smooth=True), part_of(data)
+    filters, fixed = network.get_layer("smooth").get_weights(), [layer.trainable for layer in network.layers]
+    lungs.fit_decoder(network, part.pixels, part.masks, seed=0)
+    np.testing.assert_array_equal(network.get_layer("smooth").get_weights(), filters)
+    assert [layer.trainable for layer in network.layers] == fixed and not all(fixed)
 
 
 def test_only_radiographs_with_a_mask_count(data):
@@ -99,6 +123,7 @@ def test_only_radiographs_with_a_mask_count(data):
 
 
 def test_the_penalty_counts_the_places_where_evidence_may_lie(data):
+    keras.utils.set_random_seed(3)  # as above; with some first weights a heatmap has no evidence at all
     part = part_of(data)
     network, known = models.build("cnn", "none", SIZE, lungs=True), np.ones(len(part.images))
     found, outside = losses_of(task_of(network), network, part, known)

@@ -65,6 +65,16 @@ def test_kinds_are_told_from_radiographs_in_the_earlier_layers():
     assert (novelty.beyond(moved).argmax(axis=1) == 0).all() and (novelty.beyond(raised).argmax(axis=1) == 1).all()
 
 
+def test_a_kind_that_breaks_a_rule_of_the_radiographs_is_flagged():
+    """48 early features follow 8 factors but for little noise. In the outliers one of them is a third of a σ higher."""
+    random = np.random.default_rng(0)
+    early = random.normal(0, 1, (1000, 8)) @ random.normal(0, 1, (8, 48)) + random.normal(0, 0.05, (1000, 48))
+    early[:120, 5] += 1
+    features = np.concatenate([early, random.normal(0, 1, (1000, 20))], axis=1).astype(np.float32)
+    novelty = fit_novelty(features[120:700], [features[700:]], {"adult": features[:60]}, ("early",), last=20)
+    assert np.mean(novelty.of(features[60:120]) > novelty.threshold) > 0.95
+
+
 def test_no_version_of_radiographs_is_flagged_more_than_a_few_times():
     """A change that moves all features of one version in twenty must not be flagged as a whole."""
     random = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""`cxr-edge train`, `cxr-edge evaluate` and `cxr-edge audit`."""
+"""`cxr-edge train`, `cxr-edge average`, `cxr-edge evaluate` and `cxr-edge audit`."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ SCHEDULES = ("cosine", "plateau")
     type=click.FloatRange(0, 1),
     default=0.0,
     help="With --masks: share of the radiographs whose left or right half is replaced by that of another one; evidence "
-    "must then lie in the half with the pneumonia. 0.25 is a start.",
+    "must then lie in the half with the pneumonia. 0.12 is a start.",
 )
 @click.option("--epochs", type=click.IntRange(1), default=12, help="Maximum for fine-tuning.")
 @click.option("--head-epochs", type=click.IntRange(1), default=1, help="Epochs on the frozen backbone.")
@@ -190,10 +190,52 @@ def train(
     if not record:
         click.echo("this worker has finished; the chief writes the run", err=True)
         return
+    _emit_run(record, run, data, format, {run.name: record["metrics"]})
+
+
+@click.command()
+@click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="RUN RUN...")
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Data set that the runs were trained on.")
+@click.option("-o", "--output", "run", type=click.Path(path_type=Path), required=True, help="Run folder to write.")
+@click.option("--masks", type=click.Path(path_type=Path), metavar="DIR", help="Lung masks, if the runs had some.")
+@click.option("--strangers", type=click.Path(path_type=Path), metavar="DIR", help="As for `train`.")
+@output_format("table", "json")
+def average(
+    runs: tuple[Path, ...], data: Path, run: Path, masks: Path | None, strangers: Path | None, format: str
+) -> None:
+    """Average the weights of trained networks: RUN RUN... become one run.
+
+    The mean decides more evenly than each of the networks, at the size and the speed of one (a "model soup"). All runs
+    must be from the same data, with the same architecture and the same ImageNet weights; seeds and other options may
+    differ. Temperature, thresholds and novelty are fitted again on the held-out patients, and the layers that find the
+    lungs on the masks. The table compares the mean with its runs; `evaluate` measures more.
+
+    \b
+      cxr-edge train chest_xray -o runs/plain
+      cxr-edge train chest_xray -o runs/crops --crop-area 0.5
+      cxr-edge average runs/plain runs/crops --data chest_xray -o runs/mean
+      cxr-edge evaluate runs/mean chest_xray -o reports/mean
+    """
+    from cxr_edge.common.backend import import_keras_quietly
+
+    import_keras_quietly()
+    from cxr_edge.train.fit.average import average as average_runs
+
+    record = average_runs(runs, data, run, masks=masks, strangers=strangers)
+    named = {str(path): each["metrics"] for path, each in zip(runs, record["averaged"], strict=True)}
+    _emit_run(record, run, data, format, named | {"mean": record["metrics"]})
+
+
+def _emit_run(record: dict[str, Any], run: Path, data: Path, format: str, metrics: dict[str, Any]) -> None:
+    """Print the record of a new run or, as a table, the metrics of runs by name, and what to do next."""
     if format == "json":
         emit(record, format)
         return
-    rows = [{"on": part} | {k: f"{v:.4f}" for k, v in each.items()} for part, each in record["metrics"].items()]
+    rows = [
+        {"run": name, "on": part} | {key: f"{value:.4f}" for key, value in each.items()}
+        for name, parts in metrics.items()
+        for part, each in parts.items()
+    ]
     emit(rows, format)
     click.echo(f"next: cxr-edge export {run} -o bundle --calib {data}", err=True)
 

@@ -32,6 +32,7 @@ ORDER = (
     "demo",
     "audit",
     "train",
+    "average",
     "evaluate",
     "export",
     "verify",

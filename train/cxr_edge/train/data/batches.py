@@ -63,9 +63,6 @@ class RadiographBatches(keras.utils.PyDataset):
         self._weights = (len(labels) / (2 * np.bincount(labels)[labels])).astype(np.float32) if class_weights else None
         self._batch_size, self._multiple_of, self._seed, self._mixup = batch_size, multiple_of, seed, mixup
         self._halves = halves
-        if masks is not None and halves is not None:
-            self._middles = np.array([middle(mask[..., 0] > 0) for mask in masks.pixels])
-            self._partners = np.flatnonzero(masks.known)
         self.epoch = 0
         self.on_epoch_begin()
 
@@ -95,7 +92,8 @@ class RadiographBatches(keras.utils.PyDataset):
         assert self._masks is not None and self._halves is not None
         random = np.random.default_rng((self._seed, self.epoch, index))
         chosen = (random.random(len(rows)) < self._halves) & self._masks.known[rows]
-        partners = self._partners[random.integers(len(self._partners), size=len(rows))]
+        with_mask = np.flatnonzero(self._masks.known)
+        partners = random.choice(with_mask, len(rows)) if with_mask.size else rows  # without any mask, none is chosen
         keep_left = random.random(len(rows)) < 0.5
         pixels = np.concatenate([pixels, pixels[..., 1:]], axis=-1)
         targets, weights = self._labels[rows].copy(), np.ones(len(rows), np.float32)
@@ -103,8 +101,9 @@ class RadiographBatches(keras.utils.PyDataset):
             row, partner = rows[n], partners[n]
             mask = self._masks.pixels[partner]
             other = np.concatenate([self._pixels[partner], mask, mask], axis=-1)
-            kept = (np.arange(pixels.shape[2]) < self._middles[row]) == keep_left[n]
-            pixels[n] = join(pixels[n], other, kept, self._middles[row] - self._middles[partner])
+            own_middle, new_middle = (middle(self._masks.pixels[each, ..., 0] > 0) for each in (row, partner))
+            kept = (np.arange(pixels.shape[2]) < own_middle) == keep_left[n]
+            pixels[n] = join(pixels[n], other, kept, own_middle - new_middle)
             own, new = self._labels[row, 0], self._labels[partner, 0]
             if own != new:
                 targets[n], weights[n] = 1, UNSURE_WEIGHT

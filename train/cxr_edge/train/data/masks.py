@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.common.dataset import CLASSES, LabelledImage, Pixels
+from cxr_edge.common.dataset import CLASSES, LabelledImage, Pixels, fingerprint
 from cxr_edge.runtime.errors import DataError, ImageError
 from cxr_edge.runtime.imaging.folders import find_images
 from cxr_edge.runtime.imaging.image import read_image
@@ -66,6 +67,12 @@ def find_masks(folder: Path, images: Sequence[LabelledImage]) -> dict[str, Path]
                 "class only would tell the network the class, so add masks of both classes or leave --masks out"
             )
     return masks
+
+
+def mask_facts(masks: Mapping[str, Path]) -> dict[str, Any]:
+    """The entry `masks` of `run.json`."""
+    found = [LabelledImage(path, CLASSES.index(key.split("/")[0])) for key, path in masks.items()]
+    return {"images": len(found), "fingerprint": fingerprint(found)}
 
 
 def read_masks(masks: Mapping[str, Path], images: Sequence[LabelledImage], size: int) -> LungMasks:

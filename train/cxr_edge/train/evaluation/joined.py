@@ -68,20 +68,20 @@ def measure_joined(
     if not len(found) or not len(normal):
         return ()
     partners = np.random.default_rng(seed).choice(normal, len(found))
+    middles = np.array([middle(mask) for mask in lungs])
     return (
-        _measure(subject, pixels, cases, lungs, "left", found, partners),
-        _measure(subject, pixels, cases, lungs, "right", found, partners),
-        _measure(subject, pixels, cases, lungs, "neither", normal, np.roll(normal, 1)),
+        _measure(subject, pixels, cases, middles, "left", found, partners),
+        _measure(subject, pixels, cases, middles, "right", found, partners),
+        _measure(subject, pixels, cases, middles, "neither", normal, np.roll(normal, 1)),
     )
 
 
 def _measure(
-    subject: Subject, pixels: Pixels, cases: Cases, lungs: npt.NDArray[np.bool_], pneumonia: str,
+    subject: Subject, pixels: Pixels, cases: Cases, middles: npt.NDArray[np.int64], pneumonia: str,
     rows: npt.NDArray[np.intp], partners: npt.NDArray[np.intp],
 ) -> Joined:  # fmt: skip
     """Keep the half of each row on the side of the pneumonia, and take the other one from its partner."""
     patients, columns = cases.patients[rows], np.arange(pixels.shape[2])
-    middles = np.array([middle(mask) for mask in lungs])
     kept = (columns < middles[rows, np.newaxis]) == (pneumonia != "right")
     pairs = zip(pixels[rows], pixels[partners], kept, middles[rows] - middles[partners], strict=True)
     outputs = subject.run(np.stack([join(*pair) for pair in pairs]))

@@ -146,8 +146,9 @@ def joined_rows(found: Evidence) -> list[dict[str, Any]]:
             "joined halves: pneumonia on": each.pneumonia,
             "images": each.images,
             "called pneumonia": interval(each.called),
+            "evidence on that side": interval(each.evidence),
+            "most of it there": interval(each.most),
         }
-        | {"evidence on that side": interval(each.evidence), "most of it there": interval(each.most)}
         for each in found.joined
     ]
 

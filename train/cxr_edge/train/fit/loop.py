@@ -12,7 +12,7 @@ from cxr_edge.train.data.batches import RadiographBatches, spread
 from cxr_edge.train.fit.augment.recipe import PairMix, augmentation, unchanged
 from cxr_edge.train.fit.callbacks import EpochProgress, KeepFreedMemory, StopOnNaN
 from cxr_edge.train.fit.geometry import GEOMETRY_IMAGES, heatmap_geometry
-from cxr_edge.train.fit.lungs import with_lung_task
+from cxr_edge.train.fit.lungs import is_decoder, with_lung_task
 
 if TYPE_CHECKING:
     from cxr_edge.runtime.bundles.bundle import HeatmapGeometry
@@ -178,7 +178,7 @@ def set_trainable(network: keras.Model, *, head_only: bool, norms: bool) -> None
     """
     for layer in network.layers:
         is_norm = isinstance(layer, keras.layers.BatchNormalization)
-        is_head = layer.name in ("hidden", "logit") or layer.name.startswith("lungs")
+        is_head = layer.name in ("hidden", "logit") or is_decoder(layer)
         layer.trainable = is_head if head_only else layer.name != "smooth" and (norms or not is_norm)
 
 

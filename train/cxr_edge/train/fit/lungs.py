@@ -9,13 +9,18 @@ import numpy as np
 import numpy.typing as npt
 from keras import layers, ops
 
+from cxr_edge.common.dataset import Pixels
 from cxr_edge.runtime.bundles.bundle import HeatmapGeometry
 from cxr_edge.runtime.explanation.gradcam import interpolation
+from cxr_edge.train.data.masks import LungMasks
+from cxr_edge.train.fit.callbacks import EpochProgress
 
 #: Weight of the loss of the lungs, beside 1 for that of the decision.
 LUNG_WEIGHT = 1.0
 #: Evidence (logit) at which half of the penalty applies. A heatmap with little evidence says little about its place.
 LITTLE_EVIDENCE = 0.5
+#: Training of the decoder alone, on original images. One epoch is nearly enough: it has 48,000 weights.
+DECODER_EPOCHS, DECODER_BATCH, DECODER_RATE = 3, 32, 1e-3
 
 
 class LungTask(layers.Layer):
@@ -62,26 +67,11 @@ class LungTask(layers.Layer):
         if training:
             known = ops.cast(known[:, 0], "float32")
             masks = ops.cast(masks, "float32") / 255
-            self.add_loss(LUNG_WEIGHT * _mean_of(known, self._lung_loss(lungs, masks[..., :1])))
+            self.add_loss(LUNG_WEIGHT * _mean_of(known, lung_loss(lungs, masks[..., :1])))
             if self._weight:
                 outside = self._outside(features, active, masks[..., -1:])
                 self.add_loss(self._weight * _mean_of(known, outside))
         return logit
-
-    @staticmethod
-    def _lung_loss(lungs: Any, mask: Any) -> Any:
-        """Cross-entropy and 1 - Dice of each image: (N,). The target is the share of each cell that the lungs cover.
-
-        The Dice coefficient has squares in its denominator (Milletari et al. 2016), so that shares between 0 and 1 fit
-        best as they are.
-        """
-        cell = (mask.shape[1] // lungs.shape[1], mask.shape[2] // lungs.shape[2])
-        target = ops.average_pool(mask, cell, strides=cell, padding="valid")
-        logits = ops.cast(lungs, "float32")
-        cross_entropy = ops.mean(ops.binary_crossentropy(target, logits, from_logits=True), axis=(1, 2, 3))
-        found = ops.sigmoid(logits)
-        both = ops.sum(ops.square(found) + ops.square(target), axis=(1, 2, 3))
-        return cross_entropy + 1 - (2 * ops.sum(found * target, axis=(1, 2, 3)) + 1) / (both + 1)
 
     def _outside(self, features: Any, active: Any, masks: Any) -> Any:
         """Share of each heatmap's evidence that lies outside the lungs: (N,) in [0, 1)."""
@@ -113,6 +103,52 @@ def with_lung_task(
     places = places_of_cells(geometry, network.input_shape[1], features.shape[1])
     task = LungTask(hidden, network.get_layer("logit"), places, evidence_weight, name="lung_task", dtype="float32")
     return task(*parts(image[..., :1]), image[..., 1:], known)
+
+
+def lung_loss(lungs: Any, mask: Any) -> Any:
+    """Cross-entropy and 1 - Dice of each image: (N, h, w, 1) logits and (N, H, W, 1) masks in [0, 1] -> (N,).
+
+    The target is the share of each cell that the lungs cover. The Dice coefficient has squares in its denominator
+    (Milletari et al. 2016), so that shares between 0 and 1 fit best as they are.
+    """
+    cell = (mask.shape[1] // lungs.shape[1], mask.shape[2] // lungs.shape[2])
+    target = ops.average_pool(mask, cell, strides=cell, padding="valid")
+    logits = ops.cast(lungs, "float32")
+    cross_entropy = ops.mean(ops.binary_crossentropy(target, logits, from_logits=True), axis=(1, 2, 3))
+    found = ops.sigmoid(logits)
+    both = ops.sum(ops.square(found) + ops.square(target), axis=(1, 2, 3))
+    return cross_entropy + 1 - (2 * ops.sum(found * target, axis=(1, 2, 3)) + 1) / (both + 1)
+
+
+def is_decoder(layer: layers.Layer) -> bool:
+    """Whether a layer serves only to find the lungs."""
+    return bool(layer.name.startswith("lungs"))
+
+
+def fit_decoder(network: keras.Model, pixels: Pixels, masks: LungMasks, seed: int) -> None:
+    """Fit the layers that find the lungs, in place. All others, and so decision and heatmap, stay as they are.
+
+    Parameters
+    ----------
+    pixels, masks
+        Radiographs, (N, H, W, 1) uint8 in [0, 255], of which some have a mask.
+    """
+    trained = [layer.trainable for layer in network.layers]
+    for layer in network.layers:
+        layer.trainable = is_decoder(layer)
+    keras.utils.set_random_seed(seed)
+    trainer = keras.Model(network.inputs[0], network.outputs[1])
+    steps = DECODER_EPOCHS * -(-int(masks.known.sum()) // DECODER_BATCH)
+    trainer.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(DECODER_RATE, steps)),
+        lambda mask, found: lung_loss(found, ops.cast(mask, "float32") / 255),
+    )
+    trainer.fit(
+        pixels[masks.known], masks.pixels[masks.known], DECODER_BATCH, DECODER_EPOCHS, verbose=0,
+        callbacks=[EpochProgress("lungs")],
+    )  # fmt: skip
+    for layer, before in zip(network.layers, trained, strict=True):
+        layer.trainable = before
 
 
 def _mean_of(known: Any, values: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -23,6 +24,7 @@ from cxr_edge.common.run import NETWORK, NOVELTY, RECORD, SCHEMA_VERSION, Floats
 from cxr_edge.common.statistics import roc_auc, to_probability
 from cxr_edge.runtime.bundles.bundle import HeatmapGeometry, InputContract, Reference, sha256
 from cxr_edge.runtime.engines import Outputs
+from cxr_edge.runtime.errors import UsageError
 from cxr_edge.train.data.batches import spread
 from cxr_edge.train.data.outliers import outliers
 from cxr_edge.train.data.patients import patient_of
@@ -55,11 +57,29 @@ class Observation:
 Observer = Callable[[Pixels], Observation]
 
 
+def check_target(run: Path) -> None:
+    """Check that a run may be written there.
+
+    Raises
+    ------
+    UsageError
+        If the folder exists and is not a run.
+    """
+    if run.exists() and not (run / RECORD).is_file() and (not run.is_dir() or any(run.iterdir())):
+        raise UsageError(f"{run}: exists and is not a run; choose another folder with -o")
+
+
+def put_in_place(written: Path, run: Path) -> None:
+    """Rename a folder that `write_run` has written to `run`; an earlier run there is removed."""
+    shutil.rmtree(run, ignore_errors=True)
+    written.rename(run)
+
+
 def write_run(
     folder: Path, network: keras.Model, training: Part, validation: Part, holdout: Part, facts: Mapping[str, Any],
     strangers: Mapping[str, Pixels] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Write `model.keras`, `novelty.npz`, `curves.png` and, last, `run.json`.
+    """Write `model.keras`, `novelty.npz` and, last, `run.json`.
 
     Parameters
     ----------
@@ -91,7 +111,6 @@ def write_run(
     if len(holdout.images):  # last: nothing is chosen on the hold-out
         probability = to_probability(observe(holdout.pixels).logit, temperature)
         metrics["holdout"] = metrics_at(holdout.labels, probability, points[0].threshold)
-    plot_curves(facts["history"], folder / "curves.png")
     contract = InputContract(*network.input_shape[1:3])
     geometry = heatmap_geometry(network, spread(validation.pixels, GEOMETRY_IMAGES))
     record = {
@@ -177,22 +196,6 @@ def metrics_at(
         "sensitivity": float(np.mean(positive[labels == 1])),
         "specificity": float(np.mean(~positive[labels == 0])),
     }
-
-
-def plot_curves(history: Mapping[str, list[float]], path: Path) -> None:
-    """Plot loss and AUC of training and validation by epoch."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    for axes, metric in zip(figure.subplots(1, 2), ("loss", "auc"), strict=True):
-        for name, label in ((metric, "training"), (f"val_{metric}", "validation")):
-            axes.plot(range(1, len(history[name]) + 1), history[name], marker="o", label=label)
-        axes.set(xlabel="epoch", ylabel={"loss": "loss", "auc": "ROC AUC"}[metric])
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        axes.legend()
-    figure.savefig(path, dpi=120)
 
 
 def _split(training: Part, validation: Part, holdout: Part) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from cxr_edge.common.dataset import CLASSES, LabelledImage, contents, fingerprint, read_dataset
+from cxr_edge.common.dataset import LabelledImage, contents, fingerprint, read_dataset
 from cxr_edge.runtime.bundles.manifest import CONTENTS
 from cxr_edge.runtime.errors import CxrEdgeError, UsageError
-from cxr_edge.train.data.masks import find_masks
+from cxr_edge.train.data.masks import find_masks, mask_facts
 from cxr_edge.train.data.patients import split_by_blocks
 from cxr_edge.train.data.strangers import Strangers
 from cxr_edge.train.fit.config import Part, TrainConfig
@@ -59,9 +59,10 @@ def train(
     import keras
 
     from cxr_edge.train.fit.loop import fit
+    from cxr_edge.train.fit.record import check_target
     from cxr_edge.train.fit.resume import TrainingState, prepare
 
-    _check_target(run)
+    check_target(run)
     if masks is not None and config.mixup:
         raise UsageError("--mixup mixes radiographs, but not their masks; leave --mixup or --masks out")
     if masks is None and config.halves:
@@ -99,11 +100,6 @@ def train(
         return _finish(partial, run, plain, (training, validation, holdout), facts, strange)
 
 
-def _check_target(run: Path) -> None:
-    if run.exists() and not (run / "run.json").is_file() and (not run.is_dir() or any(run.iterdir())):
-        raise UsageError(f"{run}: exists and is not a run; choose another folder with -o")
-
-
 def _check_batch(config: TrainConfig, replicas: Replicas) -> None:
     share = replicas.images_parted(config.mixup)
     if config.batch_size % share:
@@ -116,12 +112,11 @@ def _check_batch(config: TrainConfig, replicas: Replicas) -> None:
 
 def _facts(config: TrainConfig, images: Sequence[LabelledImage], masks: Mapping[str, Path] | None) -> dict[str, Any]:
     """Entries of `run.json` about options and data."""
-    found = [LabelledImage(path, CLASSES.index(key.split("/")[0])) for key, path in (masks or {}).items()]
     return {
         # The name only: the folder of the weights depends on the machine.
         "config": asdict(config) | {"weights": Path(config.weights).name},
         "data": {"images": len(images), "fingerprint": fingerprint(images), CONTENTS: contents(images)},
-        "masks": {"images": len(found), "fingerprint": fingerprint(found)} if found else None,
+        "masks": mask_facts(masks) if masks else None,
     }
 
 
@@ -139,13 +134,29 @@ def _finish(
     strangers: Strangers | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Write the run in its unfinished folder and move it to its place."""
-    from cxr_edge.train.fit.record import write_run
+    from cxr_edge.train.fit.record import put_in_place, write_run
 
+    _plot_curves(facts["history"], partial / "curves.png")
     record = write_run(partial, network, *parts, facts, strangers.pixels if strangers else None)
     shutil.rmtree(partial / "training")
-    shutil.rmtree(run, ignore_errors=True)
-    partial.rename(run)
+    put_in_place(partial, run)
     return record
+
+
+def _plot_curves(history: Mapping[str, list[float]], path: Path) -> None:
+    """Plot loss and AUC of training and validation by epoch."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    for axes, metric in zip(figure.subplots(1, 2), ("loss", "auc"), strict=True):
+        for name, label in ((metric, "training"), (f"val_{metric}", "validation")):
+            axes.plot(range(1, len(history[name]) + 1), history[name], marker="o", label=label)
+        axes.set(xlabel="epoch", ylabel={"loss": "loss", "auc": "ROC AUC"}[metric])
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=120)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from support import Lazy
 from cxr_edge.common.run import Novelty
 from cxr_edge.common.statistics import dice
 from cxr_edge.export.conversion import mediapipe, onnx, quantize, tflite
+from cxr_edge.export.conversion.formats import BY_NAME
 from cxr_edge.export.conversion.gradient import gradient_model
 from cxr_edge.export.conversion.graph import deployment_model
 from cxr_edge.export.verification.reference import Reference
@@ -104,7 +105,7 @@ def write(path, network, precision, pixels):
         ("model.tflite", "fp32", 1e-4, 0.9999),
         ("model.tflite", "fp16", 0.005, 0.99),
         ("model.onnx", "int8", 0.3, 0.97),
-        ("model.onnx", "symmetric", 0.3, 0.97),
+        ("model.int8.symmetric.onnx", "symmetric", 0.3, 0.97),
         ("model.tflite", "int8", 0.3, 0.97),
     ],
 )
@@ -112,15 +113,16 @@ def test_every_format_finds_the_lungs_of_keras(
     network, pixels, reference, tmp_path, name, precision, largest, least_dice
 ):
     path = write(tmp_path / name, network, precision, pixels)
-    engine = OnnxEngine if path.suffix == ".onnx" else LiteRTEngine
-    outputs = engine(path, CONTRACT, lungs=GRID).run(pixels)
+    row = BY_NAME.get(name)
+    engine = (row and row.open_engine) or (OnnxEngine if path.suffix == ".onnx" else LiteRTEngine)
+    outputs = engine(path, CONTRACT, 1, GRID).run(pixels)
     assert outputs.lungs.shape == reference.lungs.shape == (40, 8, 8) and outputs.lungs.dtype == np.float32
     assert 0.3 < (reference.lungs >= 0.5).mean() < 0.7
     assert np.abs(outputs.lungs - reference.lungs).max() <= largest
     assert dice(outputs.lungs >= 0.5, reference.lungs >= 0.5).mean() >= least_dice
     np.testing.assert_allclose(outputs.logit, reference.logit, atol=0.1)
     # The same file in a bundle that does not declare its lungs runs as one without them.
-    assert engine(path, CONTRACT).run(pixels[:1]).lungs is None
+    assert engine(path, CONTRACT, 1, None).run(pixels[:1]).lungs is None
 
 
 def test_a_lone_file_tells_of_the_lungs(network, pixels, tmp_path):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import onnx
 
     from cxr_edge.export.conversion.source import Source
-    from cxr_edge.runtime.bundles.bundle import InputContract, Manifest
+    from cxr_edge.runtime.bundles.bundle import InputContract, LungGrid, Manifest
     from cxr_edge.runtime.engines import Engine
 
 #: Writes one file: (network, facts that go inside the file and list it in `files`, path).
@@ -42,7 +42,7 @@ class Format:
     gate
         Gate of `verify` for this precision; None means the gate with the same name.
     open_engine
-        Opens a file whose input or outputs differ from those of the deployment graph; None for all others.
+        Opens a file that the runtime's engines would not compute as its clients do; None for all others.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Format:
     role: Literal["files", "companions", "gradient"] = "files"
     calibrated: bool = False
     gate: str | None = None
-    open_engine: Callable[[Path, InputContract, int], Engine] | None = None
+    open_engine: Callable[[Path, InputContract, int, LungGrid | None], Engine] | None = None
 
     @property
     def suffix(self) -> str:
@@ -116,10 +116,16 @@ def _write_tflite(flatbuffer: bytes, facts: Manifest, path: Path) -> None:
     write_tflite(flatbuffer, path, json.dumps(asdict(facts)), facts.classes)
 
 
-def _open_mediapipe(path: Path, contract: InputContract, threads: int) -> Engine:
+def _open_mediapipe(path: Path, contract: InputContract, threads: int, lungs: LungGrid | None) -> Engine:
     from cxr_edge.export.conversion.mediapipe import ClassifierEngine
 
-    return ClassifierEngine(path, contract, threads)
+    return ClassifierEngine(path, contract, threads, lungs)
+
+
+def _open_symmetric(path: Path, contract: InputContract, threads: int, lungs: LungGrid | None) -> Engine:
+    from cxr_edge.runtime.engines.onnx import OnnxEngine
+
+    return OnnxEngine(path, contract, threads, lungs, wide=True)  # TensorRT adds in 32 bits
 
 
 FORMATS = (
@@ -135,7 +141,14 @@ FORMATS = (
     # into the weights, and fp16 would round them.
     Format("model.mediapipe.tflite", "fp32", _mediapipe_tflite, role="companions", open_engine=_open_mediapipe),
     # For TensorRT's int8, which needs symmetric ranges.
-    Format("model.int8.symmetric.onnx", "int8", partial(_int8_onnx, symmetric=True), "companions", calibrated=True),
+    Format(
+        "model.int8.symmetric.onnx",
+        "int8",
+        partial(_int8_onnx, symmetric=True),
+        "companions",
+        calibrated=True,
+        open_engine=_open_symmetric,
+    ),
 )
 #: File name -> row.
 BY_NAME = {row.name: row for row in FORMATS}

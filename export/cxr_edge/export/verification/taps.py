@@ -101,6 +101,7 @@ class OnnxTap:
                 self._read[source[outputs[0]]] = outputs[0]
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
+        options.add_session_config_entry("session.x64quantprecision", "1")  # as `open_session` with `wide`
         self._session = open_with_outputs(model, self._read.values(), options)
         self._input = model.graph.input[0].name
 

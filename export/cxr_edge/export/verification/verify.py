@@ -288,7 +288,7 @@ def _open(bundle: Bundle, file: ModelFile) -> Predictor:
     threads = os.cpu_count() or 1
     row = BY_NAME.get(file.path)
     if row and row.open_engine:
-        engine = row.open_engine(bundle.check(file), bundle.manifest.input, threads)
+        engine = row.open_engine(bundle.check(file), bundle.manifest.input, threads, bundle.manifest.lungs)
     else:
         engine = open_engine(bundle, file, threads)
     return Predictor(bundle, file, engine, bundle.manifest.operating_points[0], threads)

@@ -31,8 +31,10 @@ class OnnxEngine:
     Any number of threads may call a session at the same time; the calls share its threads.
     """
 
-    def __init__(self, path: Path, contract: InputContract, threads: int = 1, lungs: LungGrid | None = None) -> None:
-        self._session = open_session(path, threads)
+    def __init__(
+        self, path: Path, contract: InputContract, threads: int = 1, lungs: LungGrid | None = None, wide: bool = False
+    ) -> None:
+        self._session = open_session(path, threads, wide)
         entry = self._session.get_inputs()[0]
         outputs = {output.name: tuple(output.shape) for output in self._session.get_outputs()}
         dtype = DTYPES.get(entry.type, entry.type)
@@ -47,8 +49,14 @@ class OnnxEngine:
         return Outputs(**dict(zip(self._given, values, strict=True)))
 
 
-def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+def open_session(path: Path, threads: int, wide: bool = False) -> onnxruntime.InferenceSession:
     """Load an ONNX file on the first of `PROVIDERS` that this ONNX Runtime has.
+
+    Parameters
+    ----------
+    wide
+        Add the products of int8 weights in 32 bits on every CPU. x86 CPUs without VNNI otherwise add pairs of them in
+        16 bits, which is faster, and which weights of 8 bits overflow. The int8 files of a bundle have weights of 7.
 
     Raises
     ------
@@ -65,6 +73,8 @@ def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    if wide:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     available = ort.get_available_providers()
     wanted = [provider for provider in PROVIDERS if provider in available]
     try:

@@ -99,7 +99,8 @@ def run(phantoms, tmp_path_factory) -> Path:
     from cxr_edge.train.fit.training import train
 
     folder = tmp_path_factory.mktemp("chain") / "run"
-    config = TrainConfig("cnn", "none", epochs=40, batch_size=4, learning_rate=3e-3, val_fraction=0.2, seed=1)
+    # With a rate of 3e-3 it learned on some CPUs and with some seeds only: the AUC at a site was 0.67 instead of 0.94.
+    config = TrainConfig("cnn", "none", epochs=40, batch_size=4, learning_rate=1e-3, val_fraction=0.2, seed=1)
     train(phantoms, folder, config)
     return folder
 

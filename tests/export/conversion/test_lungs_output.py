@@ -26,7 +26,7 @@ from cxr_edge.runtime.bundles.bundle import (
 )
 from cxr_edge.runtime.bundles.facts import PLACEHOLDER
 from cxr_edge.runtime.engines.litert import LiteRTEngine
-from cxr_edge.runtime.engines.onnx import OnnxEngine
+from cxr_edge.runtime.engines.onnx import WIDE_SUMS, OnnxEngine
 from cxr_edge.train.fit.models import build
 
 fold = Lazy("cxr_edge.train.fit.fold")
@@ -123,6 +123,14 @@ def test_every_format_finds_the_lungs_of_keras(
     np.testing.assert_allclose(outputs.logit, reference.logit, atol=0.1)
     # The same file in a bundle that does not declare its lungs runs as one without them.
     assert engine(path, CONTRACT, 1, None).run(pixels[:1]).lungs is None
+
+
+def test_products_of_the_symmetric_file_are_added_in_32_bits(network, pixels, tmp_path):
+    """Only a CPU without VNNI gives other outputs without it."""
+    path = write(tmp_path / "model.int8.symmetric.onnx", network, "symmetric", pixels)
+    engine = BY_NAME[path.name].open_engine(path, CONTRACT, 1, GRID)
+    name, value = WIDE_SUMS
+    assert engine._session.get_session_options().get_session_config_entry(name) == value
 
 
 def test_a_lone_file_tells_of_the_lungs(network, pixels, tmp_path):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.runtime.engines.onnx import WIDE_SUMS
 from cxr_edge.runtime.quiet import quiet_native_stderr
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class OnnxTap:
                 self._read[source[outputs[0]]] = outputs[0]
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
-        options.add_session_config_entry("session.x64quantprecision", "1")  # as `open_session` with `wide`
+        options.add_session_config_entry(*WIDE_SUMS)
         self._session = open_with_outputs(model, self._read.values(), options)
         self._input = model.graph.input[0].name
 

@@ -22,6 +22,9 @@ PROVIDERS = {
     "CUDAExecutionProvider": "check the CUDA and cuDNN libraries, or install 'cxr-edge[onnx]' for the CPU",
     "CPUExecutionProvider": "install onnxruntime again",
 }
+#: Option of a session that adds the products of int8 weights in 32 bits on every CPU. x86 CPUs without VNNI otherwise
+#: add pairs of them in 16 bits, which is faster, and which weights of 8 bits overflow. A bundle's `files` have 7.
+WIDE_SUMS = ("session.x64quantprecision", "1")
 DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
@@ -55,8 +58,7 @@ def open_session(path: Path, threads: int, wide: bool = False) -> onnxruntime.In
     Parameters
     ----------
     wide
-        Add the products of int8 weights in 32 bits on every CPU. x86 CPUs without VNNI otherwise add pairs of them in
-        16 bits, which is faster, and which weights of 8 bits overflow. The int8 files of a bundle have weights of 7.
+        Whether to set `WIDE_SUMS`.
 
     Raises
     ------
@@ -74,7 +76,7 @@ def open_session(path: Path, threads: int, wide: bool = False) -> onnxruntime.In
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     if wide:
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        options.add_session_config_entry(*WIDE_SUMS)
     available = ort.get_available_providers()
     wanted = [provider for provider in PROVIDERS if provider in available]
     try:

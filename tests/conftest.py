@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from support import needs_shared
 
+from cxr_edge.common.backend import use_onednn
+
+use_onednn()
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Otherwise oneDNN keeps a pool as large as the most that any network of a process has needed, up to a gigabyte.
 os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "true")

@@ -34,6 +34,18 @@ def keep_signals_alive(network):
         layer.set_weights(drawn)
 
 
+def in_double_precision(network):
+    """The same network in float64: in float32, the rounding errors of a tape depend on TensorFlow's kernels."""
+    import keras
+
+    def clone(layer):
+        return type(layer).from_config(layer.get_config() | {"dtype": "float64"})
+
+    exact = keras.models.clone_model(network, clone_function=clone)
+    exact.set_weights(network.get_weights())
+    return exact
+
+
 def exported(network):
     channels = network.get_layer("pool").input.shape[-1]
     novelty = Novelty(
@@ -48,19 +60,15 @@ def exported(network):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("arch", "weights", "size", "most_pixels"),
+    ("arch", "weights", "size"),
     [
-        ("cnn", "none", 96, 1e-4),
-        ("resnet50", "none", 64, 1e-4),
-        # Some ReLUs of this network stand at 0 on noise. A rounding error decides whether such a unit counts, and moves
-        # all pixels that it sees. GradientTape itself moves as far when the pixels change by 3e-7 of themselves: on 24
-        # images a tenth of the pixels by up to 6e-4 and single pixels by up to 0.041; between file and tape it is 5e-4
-        # and 0.016.
-        pytest.param("mobilenetv2", str(BACKBONE), 224, 1e-3, marks=needs_shared),
-        ("mobilenetv2", "none", 96, 1e-4),
+        ("cnn", "none", 96),
+        ("resnet50", "none", 64),
+        pytest.param("mobilenetv2", str(BACKBONE), 224, marks=needs_shared),
+        ("mobilenetv2", "none", 96),
     ],
 )
-def test_the_gradient_is_gradienttapes(arch, weights, size, most_pixels):
+def test_the_gradient_is_gradienttapes(arch, weights, size):
     import keras
     import tensorflow as tf
 
@@ -69,20 +77,28 @@ def test_the_gradient_is_gradienttapes(arch, weights, size, most_pixels):
     if weights == "none":
         keep_signals_alive(network)
     model = gradient_model(exported(network))
-    images = np.random.default_rng(0).uniform(0, 255, (5, size, size, 1)).astype(np.float32)
+    images = np.random.default_rng(0).uniform(0, 255, (15, size, size, 1)).astype(np.float32)
+    exact = in_double_precision(network)
     with tf.GradientTape() as tape:
-        points = tf.Variable(images)
-        logit = network(points, training=False)[:, 0]
+        points = tf.Variable(images.astype(np.float64))
+        logit = exact(points, training=False)[:, 0]
     expected = tape.gradient(logit, points).numpy()
     assert np.abs(expected).max(axis=(1, 2, 3)).min() > 0
 
     engine = session(model)
     gradient, logits = engine.run(["gradient", "logit"], {"image": images})
     np.testing.assert_allclose(logits, logit.numpy(), atol=1e-4, rtol=1e-4)
-    for got, tape_gradient in zip(gradient, expected, strict=True):
-        assert got.ravel() @ tape_gradient.ravel() >= 0.9999 * np.linalg.norm(got) * np.linalg.norm(tape_gradient)
-        error = np.abs(got - tape_gradient) / np.abs(tape_gradient).max()
-        assert np.quantile(error, 0.9) <= most_pixels and error.max() <= 0.05
+    cosines = [
+        got.ravel() @ exact_gradient.ravel() / np.linalg.norm(got) / np.linalg.norm(exact_gradient)
+        for got, exact_gradient in zip(gradient, expected, strict=True)
+    ]
+    pixels = (1, 2, 3)
+    worst_pixel = np.abs(gradient - expected).max(axis=pixels) / np.abs(expected).max(axis=pixels)
+    # A wrong rule shows in every image. In some images a ReLU stands at 0 on noise: a rounding error decides whether
+    # it counts, and moves all pixels that it sees. The exact gradient jumps in the same way if the pixels change by
+    # 3e-7 of themselves: on 24 images, single pixels of the random MobileNetV2 by up to 0.11.
+    assert np.median(worst_pixel) <= 1e-5
+    assert min(cosines) >= 0.9999
     one_by_one = np.concatenate([engine.run(["gradient"], {"image": image[np.newaxis]})[0] for image in images])
     np.testing.assert_allclose(one_by_one, gradient, atol=1e-4 * np.abs(gradient).max())
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -31,9 +32,10 @@ def start(*arguments):
     )  # fmt: skip
 
 
-def wait_for(condition, seconds=240.0):
+def wait_for(driver, condition, seconds=240.0):
     end = time.monotonic() + seconds
     while not condition():
+        assert driver.poll() is None, driver.communicate()[0]
         assert time.monotonic() < end
         time.sleep(0.05)
 
@@ -54,10 +56,10 @@ def test_killed_workers_and_drivers_lose_nothing_and_repeat_nothing(many, tmp_pa
     out = tmp_path / "out"
     driver = start(many, "-o", out, "--workers", 2)
     try:
-        wait_for(lambda: list(out.glob("rows/*.parquet")))
+        wait_for(driver, lambda: list(out.glob("rows/*.parquet")))
         os.kill(workers_of(driver)[0], signal.SIGKILL)
         before = len(list(out.glob("rows/*.parquet")))
-        wait_for(lambda: len(list(out.glob("rows/*.parquet"))) > before)
+        wait_for(driver, lambda: len(list(out.glob("rows/*.parquet"))) > before)
     finally:
         os.killpg(driver.pid, signal.SIGKILL)
         driver.communicate()
@@ -80,9 +82,13 @@ def test_killed_workers_and_drivers_lose_nothing_and_repeat_nothing(many, tmp_pa
 
 def test_sigterm_keeps_finished_rows_and_says_how_to_continue(many, tmp_path):
     driver = start(many, "-o", tmp_path, "--workers", 1)
-    wait_for(lambda: list(tmp_path.glob("rows/*.parquet")))
-    driver.send_signal(signal.SIGTERM)
-    said, _ = driver.communicate(timeout=120)
+    try:
+        wait_for(driver, lambda: list(tmp_path.glob("rows/*.parquet")))
+        driver.send_signal(signal.SIGTERM)
+        said, _ = driver.communicate(timeout=120)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(driver.pid, signal.SIGKILL)
     assert driver.returncode == 143, said
     assert f"finished rows are kept in {tmp_path}; run the same command to continue" in said
     assert list(tmp_path.glob("rows/*.parquet")) and not list(tmp_path.glob("rows/.*"))

@@ -20,7 +20,7 @@ from cxr_edge.runtime.errors import CxrEdgeError, EngineError
 
 #: Memory of Ray's object store on this machine (bytes). Only names of inputs pass through it, no images.
 OBJECT_STORE = 256 << 20
-#: How often Ray is started on this machine. It gives up after 15 s, which a busy machine may need to load its files.
+#: How often Ray is started on this machine. It gives up if one of its processes needs 15 s to load its modules.
 STARTS = 2
 #: Seconds in which the head of a cluster must accept a connection.
 CONNECT_SECONDS = 10.0

@@ -1,4 +1,4 @@
-"""Importing Keras: without the messages of its backend, and with TensorFlow's quick kernels."""
+"""Importing Keras without the messages of its backend, and with TensorFlow's fast kernels (oneDNN)."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -25,11 +25,18 @@ def many(tmp_path_factory) -> Path:
     return folder
 
 
-def start(*arguments):
-    return subprocess.Popen(
+@contextmanager
+def started(*arguments):
+    """A driver, killed with its process group at the end. Workers of Ray have groups of their own."""
+    with subprocess.Popen(
         [sys.executable, "-m", "cxr_edge.runtime.cli", "score", *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+    ) as driver:  # fmt: skip
+        try:
+            yield driver
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(driver.pid, signal.SIGKILL)
 
 
 def wait_for(driver, condition, seconds=240.0):
@@ -54,41 +61,33 @@ def workers_of(driver):
 
 def test_killed_workers_and_drivers_lose_nothing_and_repeat_nothing(many, tmp_path):
     out = tmp_path / "out"
-    driver = start(many, "-o", out, "--workers", 2)
-    try:
+    with started(many, "-o", out, "--workers", 2) as driver:
         wait_for(driver, lambda: list(out.glob("rows/*.parquet")))
         os.kill(workers_of(driver)[0], signal.SIGKILL)
         before = len(list(out.glob("rows/*.parquet")))
         wait_for(driver, lambda: len(list(out.glob("rows/*.parquet"))) > before)
-    finally:
-        os.killpg(driver.pid, signal.SIGKILL)
-        driver.communicate()
     kept = {path.name: path.stat().st_mtime_ns for path in out.glob("rows/*.parquet")}
     errors = sum(pq.read_table(out / "rows" / name)["error_type"].drop_null().length() for name in kept)
-    done = start(many, "-o", out, "--workers", 1, "--threads", 2)
-    said, _ = done.communicate(timeout=240)
+    with started(many, "-o", out, "--workers", 1, "--threads", 2) as done:
+        said, _ = done.communicate(timeout=240)
     assert done.returncode == (0 if errors else 3), said  # one input is broken; it may have its row already
     uris = pq.read_table(out / "rows")["uri"].to_pylist()
     assert len(uris) == len(set(uris)) == 700
     assert {name: (out / "rows" / name).stat().st_mtime_ns for name in kept} == kept
     assert list((out / "writing").iterdir()) == []
-    again = start(many, "-o", out)
-    said, _ = again.communicate(timeout=60)
+    with started(many, "-o", out) as again:
+        said, _ = again.communicate(timeout=60)
     assert again.returncode == 0 and "700 of 700 inputs have their row" in said
-    other = start(many, "-o", out, "--operating-point", "screening")
-    said, _ = other.communicate(timeout=60)
+    with started(many, "-o", out, "--operating-point", "screening") as other:
+        said, _ = other.communicate(timeout=60)
     assert other.returncode == 2 and "operating_point balanced, now screening" in said
 
 
 def test_sigterm_keeps_finished_rows_and_says_how_to_continue(many, tmp_path):
-    driver = start(many, "-o", tmp_path, "--workers", 1)
-    try:
+    with started(many, "-o", tmp_path, "--workers", 1) as driver:
         wait_for(driver, lambda: list(tmp_path.glob("rows/*.parquet")))
         driver.send_signal(signal.SIGTERM)
         said, _ = driver.communicate(timeout=120)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(driver.pid, signal.SIGKILL)
     assert driver.returncode == 143, said
     assert f"finished rows are kept in {tmp_path}; run the same command to continue" in said
     assert list(tmp_path.glob("rows/*.parquet")) and not list(tmp_path.glob("rows/.*"))

@@ -88,17 +88,14 @@ def test_the_gradient_is_gradienttapes(arch, weights, size):
     engine = session(model)
     gradient, logits = engine.run(["gradient", "logit"], {"image": images})
     np.testing.assert_allclose(logits, logit.numpy(), atol=1e-4, rtol=1e-4)
-    cosines = [
-        got.ravel() @ exact_gradient.ravel() / np.linalg.norm(got) / np.linalg.norm(exact_gradient)
-        for got, exact_gradient in zip(gradient, expected, strict=True)
-    ]
-    pixels = (1, 2, 3)
-    worst_pixel = np.abs(gradient - expected).max(axis=pixels) / np.abs(expected).max(axis=pixels)
+    got, exact_gradient = gradient.reshape(len(images), -1), expected.reshape(len(images), -1)
+    cosine = (got * exact_gradient).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(exact_gradient, axis=1)
+    worst_pixel = np.abs(got - exact_gradient).max(1) / np.abs(exact_gradient).max(1)
     # A wrong rule shows in every image. In some images a ReLU stands at 0 on noise: a rounding error decides whether
     # it counts, and moves all pixels that it sees. The exact gradient jumps in the same way if the pixels change by
     # 3e-7 of themselves: on 24 images, single pixels of the random MobileNetV2 by up to 0.11.
     assert np.median(worst_pixel) <= 1e-5
-    assert min(cosines) >= 0.9999
+    assert cosine.min() >= 0.9999
     one_by_one = np.concatenate([engine.run(["gradient"], {"image": image[np.newaxis]})[0] for image in images])
     np.testing.assert_allclose(one_by_one, gradient, atol=1e-4 * np.abs(gradient).max())
 
